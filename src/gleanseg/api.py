@@ -1,0 +1,110 @@
+"""What the command line does, as functions."""
+
+from pathlib import Path
+from typing import Literal
+
+from gleanseg.config import Recipe
+from gleanseg.data.doctor import Diagnosis
+from gleanseg.data.doctor import examine as diagnose
+from gleanseg.data.manifest import Manifest
+from gleanseg.data.preprocess import prepare as prepare_store
+from gleanseg.data.store import Store
+from gleanseg.engine.fit import fit
+from gleanseg.errors import UserError
+from gleanseg.evaluate.evaluator import Evaluation, evaluate_folder
+from gleanseg.predict.predictor import Predictor
+from gleanseg.predict.writer import predict_manifest
+from gleanseg.report.html import write_report as report
+from gleanseg.run.folder import Run
+from gleanseg.types import ProgressBar
+
+Split = Literal["train", "validation", "test"]
+__all__ = ["Diagnosis", "diagnose", "evaluate", "fit", "predict", "prepare", "report"]
+
+
+def prepare(
+    recipe: Recipe, *, out: Path | None = None, num_workers: int | None = None, progress: ProgressBar | None = None
+) -> Store:
+    """Bring all volumes of a recipe's manifest onto one grid and intensity scale, into a store.
+
+    Args:
+        recipe: names the manifest and how to prepare it.
+        out: store folder; default: the recipe's.
+        num_workers: cases at a time; default: one per core, fewer when memory is short.
+        progress: called with (done, total, case).
+
+    Raises:
+        UserError: bad manifest or images, a store made by another recipe, or a full disk.
+    """
+    manifest = Manifest.load(recipe.manifest)
+    return prepare_store(manifest, recipe.prepare, out or recipe.store_path, num_workers=num_workers, progress=progress)
+
+
+def predict(
+    run: Path,
+    *,
+    split: Split = "test",
+    checkpoint: str | None = None,
+    deploy: str | None = None,
+    resume: bool = False,
+    progress: ProgressBar | None = None,
+) -> Path:
+    """Segment a split of the manifest that a run was trained on.
+
+    Args:
+        run: run folder.
+        split: cases to segment; reading the test split is logged in the run.
+        checkpoint: ``last``, ``best`` or a file; default: what the recipe selects.
+        deploy: which of the method's networks; default: its first.
+        resume: skip cases that are already there.
+        progress: called with (done, total, case).
+
+    Returns:
+        The folder of predictions, ``predictions/<split>`` in the run.
+    """
+    opened = Run.open(run)
+    manifest = Manifest.load(Path(opened.info["manifest"]))
+    cases = [case for case in manifest.cases if case.split == split]
+    if not cases:
+        raise UserError(f"{opened.info['manifest']}: no case with split = {split!r} to predict")
+    if split == "test":
+        opened.record_test_access(purpose="predict", cases=len(cases))
+    predictor = Predictor.from_run(run, checkpoint=checkpoint, deploy=deploy)
+    out = opened.path / "predictions" / split
+    predict_manifest(predictor, manifest, out, split=split, resume=resume, progress=progress)
+    return out
+
+
+def evaluate(
+    run: Path,
+    *,
+    split: Split = "test",
+    protocol: str = "default",
+    num_workers: int | None = None,
+    progress: ProgressBar | None = None,
+) -> Evaluation:
+    """Score a run's predictions of a split against the known ROIs; saved as ``evaluation/<split>.json`` and ``.csv``.
+
+    Args:
+        run: run folder with predictions of the split.
+        split: which cases; reading the test split is logged in the run.
+        protocol: file name in ``evaluate/protocols``.
+        num_workers: cases at a time.
+        progress: called with (done, total, case).
+    """
+    opened = Run.open(run)
+    manifest = Manifest.load(Path(opened.info["manifest"]))
+    predictions = opened.path / "predictions" / split
+    if not predictions.is_dir():
+        raise UserError(f"{predictions}: no predictions; run `gleanseg predict {run} --split {split}` first")
+    if split == "test":
+        opened.record_test_access(purpose="evaluate", cases=sum(case.split == split for case in manifest.cases))
+    result = evaluate_folder(
+        manifest, predictions, split=split, protocol=protocol, num_workers=num_workers, progress=progress
+    )
+    folder = opened.path / "evaluation"
+    folder.mkdir(exist_ok=True)
+    name = split if protocol == "default" else f"{split}-{protocol}"
+    result.save(folder / f"{name}.json")
+    result.save_csv(folder / f"{name}.csv")
+    return result

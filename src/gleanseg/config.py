@@ -1,0 +1,351 @@
+"""The recipe: one strict TOML file that fixes one run completely.
+
+Sizes and spacings in recipes are x, y, z, as papers write them (112x112x80); ``*_ZYX`` properties turn them round once.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from gleanseg.errors import UserError, nearest
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+T = TypeVar("T")
+_NO_EFFECT_ON_WEIGHTS = (
+    "log_every", "checkpoint_every", "checkpoint_minutes", "devices", "nodes", "accelerator", "requeue", "validate_every",
+    "select",
+)
+
+
+class Section(BaseModel):
+    """A table of the recipe: frozen, and every key must be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(BaseModel):
+    """A network or method by file name; the other keys are its own options, checked by its ``Config``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(Section):
+    """What of the manifest this run may see. Hidden labels never reach a batch."""
+
+    rois: tuple[str, ...] = ()
+    """ROIs to learn; empty: all of the manifest."""
+    labelled: Annotated[int, Field(gt=0)] | Share | tuple[str, ...] | None = None
+    """Training cases that keep their labels: a number, a share of those that have labels, or case ids."""
+    labelled_seed: int = 0
+    """Draws which cases stay labelled; apart from ``seed``, so that repeated runs see the same cases."""
+    annotate: dict[str, tuple[str, ...]] = {}
+    """Site -> the only ROIs that it annotates; the others become unknown there."""
+    fold: int | None = None
+    """Cross-validation: this part of ``folds`` validates, all other train and validation cases train."""
+    folds: Positive = 5
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "DataConfig":
+        if self.fold is not None and not 0 <= self.fold < self.folds:
+            raise ValueError(f"fold must be 0 to {self.folds - 1}, found {self.fold}")
+        return self
+
+
+class PrepareConfig(Section):
+    """How volumes are brought onto one grid and intensity scale."""
+
+    spacing: Literal["auto"] | tuple[float, float, float] = "auto"
+    """Voxel size in mm (x, y, z)."""
+    resample: Literal["linear", "cubic"] = "linear"
+    """Interpolation of images; labels are always resampled so that nested ROIs stay nested."""
+    intensity: Literal["auto", "ct", "zscore", "none"] = "auto"
+    window: tuple[float, float] | None = None
+    """HU window for CT; without it the 0.5 and 99.5 percentiles of the annotated foreground."""
+    crop: Literal["auto", "none", "nonzero", "body"] = "auto"
+
+    @property
+    def spacing_ZYX(self) -> tuple[float, float, float] | None:
+        """The spacing turned round, or None when it is planned from the data."""
+        return None if self.spacing == "auto" else (self.spacing[2], self.spacing[1], self.spacing[0])
+
+
+class SamplingConfig(Section):
+    """Patches and batches."""
+
+    patch: Literal["auto"] | tuple[Positive, Positive, Positive] = "auto"
+    """Voxels (x, y, z); auto: the median volume's shape, shrunk to ``max_voxels``."""
+    max_voxels: Positive = 160_000
+    """Upper bound of an automatic patch."""
+    batch: Positive = 4
+    """Patches per optimiser step over all devices."""
+    labelled_batch: Positive | None = None
+    """Rows of the batch that come from labelled cases when the method wants unlabelled ones too; default half."""
+    foreground: Share = 0.5
+    """Share of labelled patches that are centred on a voxel of an annotated ROI."""
+    workers: Positive = 2
+    """Threads that read and decompress patches."""
+
+    @model_validator(mode="after")
+    def _labelled_fits(self) -> "SamplingConfig":
+        if self.labelled_batch is not None and self.labelled_batch > self.batch:
+            raise ValueError(f"labelled_batch ({self.labelled_batch}) must not exceed batch ({self.batch})")
+        return self
+
+
+class AugmentConfig(Section):
+    """Spatial changes are shared by all views of a patch; ``strong`` views get further intensity changes."""
+
+    mirror: Literal["auto"] | tuple[Literal["x", "y", "z"], ...] = "auto"
+    """Axes to flip with probability 1/2; auto: all, but not x when a sided ROI (left, right) is learnt."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    rotation_probability: Share = 0.2
+    zoom: tuple[float, float] = (0.8, 1.25)
+    zoom_probability: Share = 0.2
+    intensity: bool = True
+    """Scale and shift every view a little."""
+    strong: bool = True
+    """Noise, blur, brightness, contrast, low resolution and gamma on ``strong`` views; off: they equal ``weak``."""
+
+
+class OptimizerConfig(Section):
+    """One optimiser per player; all players share these settings."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    momentum: Share = 0.9
+    nesterov: bool = False
+    schedule: Literal["constant", "cosine", "poly", "step"] = "cosine"
+    step_every: Positive = 2500
+    """Schedule ``step``: steps between two divisions of the rate by 10."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises from 0."""
+    clip: Annotated[float, Field(gt=0)] | None = 12.0
+    """Bound of the gradient's norm."""
+
+
+class TrainConfig(Section):
+    """Length, precision, and how often things are written."""
+
+    steps: Positive = 1000
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: Positive = 1
+    """Micro-batches per optimiser step; ``sampling.batch`` is divided among them."""
+    compile: bool = False
+    log_every: Positive = 10
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between validations; 0: never."""
+    checkpoint_every: Positive = 200
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """A checkpoint is also written when this much time has passed since the last one."""
+    select: Literal["last", "best"] = "last"
+    """Which checkpoint predicts by default: the last, or the best on the validation split."""
+    devices: Literal["auto"] | Positive = "auto"
+    nodes: Positive = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    requeue: bool = False
+    """On SIGTERM under SLURM, ask SLURM to queue the job again."""
+
+
+class PredictConfig(Section):
+    """Sliding-window inference."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    window_batch: Positive = 1
+    mirror: bool = False
+    """Average over flips of the axes that training mirrored."""
+    keep_largest: tuple[str, ...] = ()
+    """ROIs of which only the largest component is kept."""
+    repair_hierarchy: bool = False
+    """Remove voxels of a part that lie outside its predicted parent."""
+
+
+class StageConfig(Section):
+    """One part of a run; what it leaves out is taken from the recipe's own tables."""
+
+    name: str
+    method: Named
+    steps: Positive
+    optimizer: OptimizerConfig | None = None
+    start_from: str | None = None
+    """Stage whose sub-modules of the same name and shape are loaded first; default: the stage before."""
+
+
+class Recipe(Section):
+    """One run, completely."""
+
+    manifest: Path
+    store: Path | None = None
+    """Folder of prepared volumes; default: ``<manifest's name>.store`` beside the manifest."""
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
+    network: Named = Named(name="unet3d")
+    method: Named = Named(name="supervised")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    predict: PredictConfig = PredictConfig()
+    stage: tuple[StageConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _stage_names(self) -> "Recipe":
+        seen: list[str] = []
+        for stage in self.stage:
+            if stage.name in seen:
+                raise ValueError(f"two stages are called {stage.name!r}; names must differ")
+            if stage.start_from is not None and stage.start_from not in seen:
+                raise ValueError(
+                    f"stage {stage.name!r} starts from {stage.start_from!r}, which is not an earlier stage"
+                )
+            seen.append(stage.name)
+        return self
+
+    @classmethod
+    def load(cls, path: Path, *, overrides: Sequence[str] = ()) -> "Recipe":
+        """Read a recipe; ``overrides`` are ``table.key=value`` with a TOML value.
+
+        Raises:
+            UserError: the file is missing, not TOML, or has an unknown key or a bad value.
+        """
+        path = Path(path)
+        try:
+            raw = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such recipe; expected a TOML file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid TOML: {error}") from None
+        for override in overrides:
+            _set(raw, override)
+        recipe = validate(cls, raw, where=str(path))
+        base = path.parent.resolve()
+        return recipe.model_copy(
+            update={"manifest": base / recipe.manifest, "store": base / recipe.store if recipe.store else None}
+        )
+
+    @property
+    def store_path(self) -> Path:
+        """Where the prepared volumes lie."""
+        return self.store or self.manifest.with_suffix(".store")
+
+    @property
+    def stages(self) -> tuple[StageConfig, ...]:
+        """The stages with their gaps filled; a recipe without ``[[stage]]`` has one, called ``main``."""
+        if not self.stage:
+            return (StageConfig(name="main", method=self.method, steps=self.train.steps, optimizer=self.optimizer),)
+        filled: list[StageConfig] = []
+        for stage in self.stage:
+            before = filled[-1].name if filled else None
+            update = {"optimizer": stage.optimizer or self.optimizer, "start_from": stage.start_from or before}
+            filled.append(stage.model_copy(update=update))
+        return tuple(filled)
+
+    def to_toml(self) -> str:
+        """The resolved recipe as TOML; keys without a value are left out."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+    def digest(self) -> str:
+        """SHA-256 of all that decides the weights; where files lie, lengths of logs and devices do not."""
+        dump = self.model_dump(mode="json", exclude={"manifest", "store", "predict"})
+        for key in (
+            "log_every",
+            "checkpoint_every",
+            "checkpoint_minutes",
+            "devices",
+            "nodes",
+            "accelerator",
+            "requeue",
+        ):
+            dump["train"].pop(key)
+        dump["sampling"].pop("workers")
+        return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()
+
+
+def validate(cls: type[T], raw: Mapping[str, Any], *, where: str) -> T:
+    """Turn a mapping into ``cls``; the first problem becomes one line that names file, key, and nearest key.
+
+    Raises:
+        UserError: unknown key or bad value.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_problem(cls, error)}") from None
+
+
+def build_options(cls: type[T], options: Mapping[str, Any], *, where: str) -> T:
+    """Strictly turn a recipe table into the frozen dataclass ``cls`` that stands beside its owner.
+
+    Raises:
+        UserError: unknown key (the nearest is named), missing key, or a value of another type.
+    """
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in options:
+        if key not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)} (known keys: {listed})")
+    for name, field in known.items():
+        if field.default is MISSING and field.default_factory is MISSING and name not in options:
+            raise UserError(f"{where}: key {name!r} is missing")
+    return validate(cls, options, where=where)
+
+
+def _first_problem(cls: Any, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        table = ".".join(location[:-1])
+        known = _known_keys(cls, location[:-1])
+        place = f"table [{table}]" if table else "top level"
+        return f"unknown key {location[-1]!r} in {place}{nearest(location[-1], known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    found = f", found {first['input']!r}" if first["type"] not in ("missing", "value_error") else ""
+    name = ".".join(part for part in location if "[" not in part and "-" not in part)
+    return f"{name or 'recipe'}: {message[0].lower()}{message[1:]}{found}"
+
+
+def _known_keys(cls: Any, location: Sequence[str]) -> list[str]:
+    for part in location:
+        annotation = cls.model_fields[part].annotation if part in getattr(cls, "model_fields", {}) else None
+        for candidate in (annotation, *getattr(annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                cls = candidate
+    return list(getattr(cls, "model_fields", {}))
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--override {override!r}: expected table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --override method.name=mean_teacher
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        raw = raw.setdefault(table, {})
+        if not isinstance(raw, dict):
+            raise UserError(f"--override {override!r}: {table!r} is not a table")
+    raw[last] = value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,159 @@
+"""What of a store one run may see: which ROIs, which cases, which of their labels.
+
+Hiding happens here and nowhere else: a label that ``data.labelled``, ``data.annotate`` or ``data.fold`` hides is
+unknown to everything behind this file.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gleanseg.config import DataConfig
+from gleanseg.data.store import Store
+from gleanseg.errors import UserError, nearest
+
+
+class Visible(NamedTuple):
+    """What a run sees of a case.
+
+    Attributes:
+        id: case id.
+        site: where it is from.
+        annotated: whether voxels are given, for each of the run's ROIs.
+        known: annotated, or known to be absent.
+    """
+
+    id: str
+    site: str
+    annotated: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
+class Selection(NamedTuple):
+    """The cases of a run by role.
+
+    Attributes:
+        rois: ROI ids in channel order.
+        columns: column of the store's tables for each of them.
+        train: cases that training may read, labels hidden as the recipe says.
+        validation: cases of the validation split; training never reads them.
+    """
+
+    rois: tuple[str, ...]
+    columns: NDArray[np.int64]
+    train: tuple[Visible, ...]
+    validation: tuple[Visible, ...]
+
+    @property
+    def labelled(self) -> tuple[Visible, ...]:
+        """Training cases with at least one annotated ROI."""
+        return tuple(case for case in self.train if case.annotated.any())
+
+    @property
+    def unlabelled(self) -> tuple[Visible, ...]:
+        """Training cases without any annotated ROI."""
+        return tuple(case for case in self.train if not case.annotated.any())
+
+    def digest(self) -> str:
+        """SHA-256 of ROIs, splits and visible labels; two runs with equal digests saw the same supervision."""
+        rows = [[c.id, c.annotated.tolist(), c.known.tolist()] for c in self.train]
+        held_out = [c.id for c in self.validation]
+        return hashlib.sha256(json.dumps([self.rois, rows, held_out]).encode()).hexdigest()
+
+
+def select(store: Store, config: DataConfig) -> Selection:
+    """Apply the recipe's ``[data]`` table to a store.
+
+    Raises:
+        UserError: unknown ROI, case or site; no training case; no annotated training case; a test case listed.
+    """
+    rois = config.rois or store.rois
+    for roi in rois:
+        if roi not in store.rois:
+            raise UserError(f"data.rois: {roi!r} is not in the store{nearest(roi, store.rois)}")
+    columns = np.array([store.rois.index(roi) for roi in rois], dtype=np.int64)
+    cases = {split: _visible(store, split, columns) for split in ("train", "validation")}
+    if config.fold is not None:
+        cases = _fold([*cases["train"], *cases["validation"]], config)
+    train = _hide_sites(cases["train"], config, rois)
+    train = _hide_cases(train, config, store)
+    if not train:
+        raise UserError("no training case: expected at least one case with split = 'train' in the manifest")
+    if not any(case.annotated.any() for case in train):
+        raise UserError("no annotated training case: every ROI of the recipe is unknown in every training case")
+    return Selection(tuple(rois), columns, tuple(train), tuple(cases["validation"]))
+
+
+def overlaps(store: Store, selection: Selection) -> frozenset[frozenset[str]]:
+    """Pairs of ROIs that share voxels in a visible label of the training split."""
+    together = np.zeros((len(selection.rois), len(selection.rois)), dtype=np.bool_)
+    for case in selection.labelled:
+        table = store.case(case.id).table[:, selection.columns] & case.annotated
+        together |= (table.T.astype(np.int32) @ table.astype(np.int32)) > 0
+    pairs = np.argwhere(np.triu(together, 1))
+    return frozenset(frozenset((selection.rois[i], selection.rois[j])) for i, j in pairs)
+
+
+def _visible(store: Store, split: str, columns: NDArray[np.int64]) -> list[Visible]:
+    rows = sorted((id, i) for i, (id, role) in enumerate(zip(store.ids, store.splits, strict=True)) if role == split)
+    annotated, known, sites = store.annotated[:, columns], store.known[:, columns], store.sites
+    return [Visible(id, sites[i], annotated[i], known[i]) for id, i in rows]
+
+
+def _fold(cases: Sequence[Visible], config: DataConfig) -> dict[str, list[Visible]]:
+    order = np.random.default_rng(config.labelled_seed).permutation(len(cases))
+    parts = np.array_split(order, config.folds)
+    held_out = set(parts[config.fold or 0].tolist())
+    by_id = sorted(cases, key=lambda case: case.id)
+    return {
+        "train": [c for i, c in enumerate(by_id) if i not in held_out],
+        "validation": [c for i, c in enumerate(by_id) if i in held_out],
+    }
+
+
+def _hide_sites(train: Sequence[Visible], config: DataConfig, rois: Sequence[str]) -> list[Visible]:
+    sites = {case.site for case in train}
+    for site, kept in config.annotate.items():
+        if site not in sites:
+            raise UserError(f"data.annotate: no training case of site {site!r}{nearest(site, sites)}")
+        for roi in kept:
+            if roi not in rois:
+                raise UserError(f"data.annotate: {roi!r} is not one of the run's ROIs{nearest(roi, rois)}")
+    shown = {site: np.array([roi in kept for roi in rois]) for site, kept in config.annotate.items()}
+    everything = np.ones(len(rois), dtype=np.bool_)
+    return [
+        case._replace(
+            annotated=case.annotated & shown.get(case.site, everything),
+            known=case.known & shown.get(case.site, everything),
+        )
+        for case in train
+    ]
+
+
+def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store) -> list[Visible]:
+    if config.labelled is None:
+        return list(train)
+    candidates = [case.id for case in train if case.annotated.any()]
+    if isinstance(config.labelled, tuple):
+        kept = set(config.labelled)
+        for case_id in kept - set(candidates):
+            role = f"belongs to the {store.split(case_id)} split" if case_id in store.ids else "is not in the store"
+            raise UserError(
+                f"data.labelled: {case_id!r} {role}; expected annotated training cases{nearest(case_id, candidates)}"
+            )
+    else:
+        number = config.labelled if isinstance(config.labelled, int) else round(config.labelled * len(candidates))
+        if not 0 < number <= len(candidates):
+            raise UserError(
+                f"data.labelled = {config.labelled}: expected 1 to {len(candidates)} cases, "
+                f"as many as have annotations in the training split"
+            )
+        # A prefix of one permutation, so that 8 labelled cases contain the 4 of a smaller experiment.
+        order = np.random.default_rng(config.labelled_seed).permutation(len(candidates))
+        kept = {candidates[i] for i in order[:number]}
+    nothing = np.zeros(len(train[0].known), dtype=np.bool_)
+    return [case if case.id in kept else case._replace(annotated=nothing, known=nothing) for case in train]

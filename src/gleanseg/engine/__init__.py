@@ -1,0 +1,1 @@
+"""The loop: the only caller of backward."""

@@ -1,0 +1,350 @@
+"""A whole run: stages, checkpoints, validation, logs, and stopping on request."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from gleanseg import __version__
+from gleanseg.config import Recipe, StageConfig
+from gleanseg.data.loader import Loader
+from gleanseg.data.sampler import Sampler
+from gleanseg.data.selection import overlaps
+from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
+from gleanseg.engine.precision import choose
+from gleanseg.engine.setup import Setup, rows_of, set_up
+from gleanseg.engine.signals import Interrupted, StopRequest
+from gleanseg.engine.state import adopt, pack, unpack
+from gleanseg.engine.validate import Validation, validate
+from gleanseg.errors import UserError
+from gleanseg.networks.network import Network
+from gleanseg.predict.predictor import Predictor
+from gleanseg.run.checkpoint import load, save
+from gleanseg.run.deploy import make_method
+from gleanseg.run.folder import Run
+from gleanseg.run.log import RunLog, Step
+
+_KEEP = 2
+"""Checkpoints kept of the stage that is running; of a finished stage its last."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Who watches a run: the command line, a notebook, a test."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know, once."""
+
+    def step(self, step: Step, *, stage: str, total: int, rate: float) -> None:
+        """A step is done; ``rate`` in steps per second."""
+
+    def validated(self, step: int, result: Validation) -> None:
+        """A validation is done."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def note(self, text: str) -> None:
+        """Keep silent."""
+
+    def step(self, step: Step, *, stage: str, total: int, rate: float) -> None:
+        """Keep silent."""
+
+    def validated(self, step: int, result: Validation) -> None:
+        """Keep silent."""
+
+
+def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener | None = None) -> Run:
+    """Train a recipe into a run folder.
+
+    Args:
+        recipe: its manifest must have been prepared.
+        out: run folder; must be new, unless ``resume``.
+        resume: continue from the newest checkpoint in ``out``; with none, start afresh there.
+        listener: told about steps and validations on the first rank.
+
+    Raises:
+        UserError: a mistake in recipe, store or folder.
+        Interrupted: SIGTERM or Ctrl-C; the run can be resumed.
+    """
+    setup = set_up(recipe)
+    fabric = make_fabric(setup.recipe)
+    fabric.launch()
+    with StopRequest() as stop:
+        session = Session(setup, fabric, Path(out), resume=resume, listener=listener or Silent(), stop=stop)
+        for index, stage in enumerate(setup.recipe.stages):
+            session.train(stage, index)
+    return session.finish()
+
+
+def make_fabric(recipe: Recipe) -> Fabric:
+    """Devices, ranks and precision as the recipe says."""
+    train = recipe.train
+    accelerator = "cuda" if train.accelerator == "gpu" else train.accelerator
+    probe = Fabric(accelerator=accelerator, devices=1)
+    precision = choose(train.precision, probe.device)
+    several = (
+        train.nodes > 1
+        or train.devices not in ("auto", 1)
+        or (train.devices == "auto" and probe.device.type == "cuda" and torch.cuda.device_count() > 1)
+    )
+    strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto"
+    return Fabric(
+        accelerator=accelerator, devices=train.devices, num_nodes=train.nodes, precision=precision, strategy=strategy
+    )
+
+
+class Session:
+    """A run in progress on this rank."""
+
+    def __init__(
+        self, setup: Setup, fabric: Fabric, out: Path, *, resume: bool, listener: Listener, stop: StopRequest
+    ) -> None:
+        self.setup, self.fabric, self.stop = setup, fabric, stop
+        self.listener = listener if fabric.is_global_zero else Silent()
+        self.best = float("-inf")
+        self.elapsed_s = 0.0
+        self._started = self._saved = time.perf_counter()
+        if fabric.is_global_zero and not (resume and (out / "run.json").exists()):
+            _create(setup, out)
+        fabric.barrier()
+        self.run = Run.open(out)
+        self._refuse_changes()
+        self.log = RunLog(self.run.path, write=fabric.is_global_zero)
+        for text in setup.notes:
+            self.listener.note(text)
+
+    def train(self, stage: StageConfig, index: int) -> None:
+        """Train one stage from wherever its newest checkpoint stands."""
+        recipe, selection = self.setup.recipe, self.setup.selection
+        if self._is_finished(stage):
+            return
+        torch.manual_seed(mix_seeds(recipe.seed, index))
+        method = make_method(
+            recipe,
+            stage,
+            num_channels=len(self.run.info["channels"]),
+            num_rois=len(selection.rois),
+            spacing_ZYX_mm=self.run.plan.spacing_ZYX_mm,
+        )
+        trainer = Trainer(self.fabric, method, recipe=recipe, stage=stage, index=index)
+        self._restore(trainer, stage)
+        sampler = Sampler(
+            self.setup.store,
+            selection,
+            patch_ZYX=_patch(recipe),
+            foreground=recipe.sampling.foreground,
+            augment=recipe.augment,
+            mirror_ZYX=self.setup.mirror_ZYX,
+            seed=mix_seeds(recipe.seed, index),
+        )
+        loader = Loader(
+            sampler,
+            batch=recipe.sampling.batch,
+            num_labelled=rows_of(method.views, recipe, selection, ranks=self.fabric.world_size),
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            workers=recipe.sampling.workers,
+        )
+        try:
+            self._loop(trainer, loader, stage)
+        finally:
+            loader.close()
+
+    def finish(self) -> Run:
+        """Mark the run as finished."""
+        self.log.close()
+        if self.fabric.is_global_zero:
+            self.run.update(status="finished", elapsed_s=round(self._clock(), 1))
+        self.fabric.barrier()
+        return self.run
+
+    def _loop(self, trainer: Trainer, loader: Loader, stage: StageConfig) -> None:
+        train = self.setup.recipe.train
+        if self._validation_due(trainer.done, stage):  # the run stopped between this step and its validation
+            self._validate(trainer, stage)
+        for step in self._timed(trainer.steps(loader, until=stage.steps), stage):
+            last = step.step == stage.steps
+            if self._validation_due(step.step, stage):
+                self._validate(trainer, stage)
+            overdue = time.perf_counter() - self._saved > 60 * train.checkpoint_minutes
+            if last or step.step % train.checkpoint_every == 0 or overdue or self._asked_to_stop():
+                self._save(trainer, stage)
+            if not last:
+                self._stop_if_asked()
+        self._prune(stage, keep=1)
+
+    def _timed(self, steps: Iterator[Step], stage: StageConfig) -> Iterator[Step]:
+        """Log steps with their rate, as a running average over about 20 steps."""
+        rate, before = 0.0, time.perf_counter()
+        for step in steps:
+            now = time.perf_counter()
+            rate = 1 / (now - before) if rate == 0 else 0.95 * rate + 0.05 / (now - before)
+            if step.step % self.setup.recipe.train.log_every == 0 or step.step in (1, stage.steps):
+                check_finite(step)
+                self.log.step(step, stage=stage.name, time_s=self._clock(), rate=rate)
+                self.listener.step(step, stage=stage.name, total=stage.steps, rate=rate)
+            yield step
+            before = time.perf_counter()
+
+    def _validation_due(self, step: int, stage: StageConfig) -> bool:
+        every = self.setup.recipe.train.validate_every
+        due = every > 0 and step > 0 and (step % every == 0 or step == stage.steps)
+        return due and bool(self.setup.selection.validation) and not self.log.has_validation(stage.name, step)
+
+    def _validate(self, trainer: Trainer, stage: StageConfig) -> None:
+        method = trainer.method
+        names = next(iter(type(method).deploys.values()))
+        networks = [module for name in names if isinstance(module := method.get_submodule(name), Network)]
+        method.eval()
+        predictor = Predictor(
+            networks,
+            plan=self.run.plan,
+            rois=self.run.rois,
+            ontology=self.run.ontology,
+            patch_ZYX=_patch(self.setup.recipe),
+            overlaps=self.run.overlaps,
+            config=self.setup.recipe.predict,
+            device=self.fabric.device,
+            bf16=choose(self.setup.recipe.train.precision, self.fabric.device) == "bf16-mixed",
+        )
+        try:
+            result = validate(
+                predictor,
+                self.setup.store,
+                self.setup.selection,
+                fabric=self.fabric,
+                poll=lambda: self._poll(trainer, stage),
+            )
+        finally:
+            method.train()
+        self.log.validation(result.dice, mean=result.mean, stage=stage.name, step=trainer.done)
+        self.listener.validated(trainer.done, result)
+        if result.mean > self.best:
+            self.best = result.mean
+            if self.fabric.is_global_zero:
+                tensors, _ = pack(method, {})
+                info = {"stage": stage.name, "step": trainer.done, "dice": result.mean}
+                save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
+
+    def _poll(self, trainer: Trainer, stage: StageConfig) -> None:
+        """Between validation windows: a validation may take minutes, a scheduler's patience does not."""
+        if self.fabric.world_size == 1 and self.stop.received:
+            self._save(trainer, stage)
+            self._stop_if_asked()
+
+    def _asked_to_stop(self) -> bool:
+        asked = self.stop.received is not None
+        if self.fabric.world_size > 1:
+            flag = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
+            assert isinstance(flag, torch.Tensor)
+            asked = bool(flag.item() > 0)
+            if asked and self.stop.received is None:
+                self.stop.received = "SIGTERM"
+        return asked
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.received is None:
+            return
+        self.log.close()
+        if self.fabric.is_global_zero:
+            self.run.update(status="interrupted", elapsed_s=round(self._clock(), 1))
+            if self.setup.recipe.train.requeue and "SLURM_JOB_ID" in os.environ:
+                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+        raise Interrupted(f"{self.run.path}: stopped by {self.stop.received}; a checkpoint is written, use --resume")
+
+    def _save(self, trainer: Trainer, stage: StageConfig) -> None:
+        if self.fabric.is_global_zero:
+            tensors, optimizers = pack(trainer.method, trainer.optimizers)
+            info = {
+                "gleanseg": __version__,
+                "stage": stage.name,
+                "step": trainer.done,
+                "optimizers": optimizers,
+                "consumed": trainer.done * self.setup.recipe.sampling.batch,
+                "best": self.best,
+                "elapsed_s": self._clock(),
+                "rois": list(self.run.rois),
+                "recipe_digest": self.run.info["recipe_digest"],
+            }
+            save(self.run.checkpoint_path(stage.name, trainer.done), tensors, info)
+            self._prune(stage, keep=_KEEP)
+        self._saved = time.perf_counter()
+        self.fabric.barrier()
+
+    def _prune(self, stage: StageConfig, *, keep: int) -> None:
+        if self.fabric.is_global_zero:
+            for path in self.run.checkpoints(stage.name)[:-keep]:
+                path.unlink()
+
+    def _restore(self, trainer: Trainer, stage: StageConfig) -> None:
+        if newest := self.run.checkpoints(stage.name):
+            tensors, info = load(newest[-1])
+            unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
+            trainer.done, self.best, self.elapsed_s = info["step"], info["best"], info["elapsed_s"]
+            self._started = time.perf_counter()
+            self.listener.note(f"continuing stage {stage.name} after step {trainer.done}")
+        elif stage.start_from is not None:
+            tensors, _ = load(self.run.checkpoints(stage.start_from)[-1])
+            if not adopt(trainer.method, tensors):
+                raise UserError(
+                    f"stage {stage.name!r}: shares no tensor of the same name and shape with {stage.start_from!r}"
+                )
+        self.log.rewind(stage.name, trainer.done)
+
+    def _is_finished(self, stage: StageConfig) -> bool:
+        return self.run.checkpoint_path(stage.name, stage.steps).exists() and not self._validation_due(
+            stage.steps, stage
+        )
+
+    def _refuse_changes(self) -> None:
+        for key, value in (
+            ("recipe_digest", self.setup.recipe.digest()),
+            ("splits_digest", self.setup.selection.digest()),
+        ):
+            if self.run.info[key] != value:
+                what = "recipe" if key == "recipe_digest" else "data (splits, ROIs or visible labels)"
+                raise UserError(
+                    f"{self.run.path}: was started with another {what}; resume with the one in its recipe.toml, "
+                    f"or choose a new --out"
+                )
+
+    def _clock(self) -> float:
+        return self.elapsed_s + time.perf_counter() - self._started
+
+
+def _create(setup: Setup, out: Path) -> None:
+    store, selection, recipe = setup.store, setup.selection, setup.recipe
+    pairs = sorted(sorted(pair) for pair in overlaps(store, selection))
+    roles = {
+        "train": {c.id: [r for r, a in zip(selection.rois, c.annotated, strict=True) if a] for c in selection.train},
+        "validation": [c.id for c in selection.validation],
+    }
+    info = {
+        "version": __version__,
+        "rois": list(selection.rois),
+        "channels": [channel.model_dump() for channel in store.plan.channels],
+        "own_rois": setup.manifest.own_rois,
+        "manifest": str(recipe.manifest),
+        "manifest_digest": store.manifest_digest,
+        "store": str(recipe.store_path),
+        "overlaps": pairs,
+        "recipe_digest": recipe.digest(),
+        "splits_digest": selection.digest(),
+        "seed": recipe.seed,
+        "status": "running",
+    }
+    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles)
+
+
+def _patch(recipe: Recipe) -> tuple[int, int, int]:
+    patch = recipe.sampling.patch
+    assert patch != "auto", "a resolved recipe has a patch"
+    return patch[::-1]

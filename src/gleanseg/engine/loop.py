@@ -1,0 +1,152 @@
+"""The training loop. Its state is: weights, optimiser state, and one integer, the steps done.
+
+Everything else (patches, draws, learning rate, dropout) is a pure function of the recipe and that integer, so a run
+that was killed and resumed equals one that was not.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gleanseg.config import Recipe, StageConfig
+from gleanseg.data.loader import Loader, collate
+from gleanseg.data.sampler import Patch
+from gleanseg.engine.optim import lr_at, make_optimizer
+from gleanseg.engine.terms import combine
+from gleanseg.errors import UserError
+from gleanseg.parts.method import Method
+from gleanseg.predict.hardware import channels_last
+from gleanseg.run.log import Step
+from gleanseg.types import Batch, Progress
+
+
+class Trainer:
+    """One stage of a run: a method, its optimisers and the patches it is fed.
+
+    Args:
+        fabric: devices, precision and ranks.
+        method: on the CPU; it is moved and wrapped here.
+        recipe: resolved recipe.
+        stage: the stage to train.
+        index: number of the stage; each stage draws its own patches.
+    """
+
+    def __init__(self, fabric: Fabric, method: Method, *, recipe: Recipe, stage: StageConfig, index: int) -> None:
+        assert stage.optimizer is not None, "Recipe.stages fills the gaps"
+        self.fabric, self.recipe, self.stage, self.index = fabric, recipe, stage, index
+        self.config = stage.optimizer
+        self.method = method
+        channels_last(method)
+        step: Any = torch.compile(method) if recipe.train.compile else method
+        self.module = fabric.setup_module(step)
+        self.optimizers: dict[str, Optimizer] = {}
+        for player in method.players:
+            optimizer = make_optimizer(method.parameters_of(player), self.config)
+            wrapped = fabric.setup_optimizers(optimizer)
+            assert isinstance(wrapped, Optimizer)
+            self.optimizers[player] = wrapped
+        self.done = 0
+
+    def steps(self, loader: Loader, *, until: int) -> Iterator[Step]:
+        """Train to ``until`` steps, yielding after each."""
+        self.method.train()
+        patches_of_steps = loader.steps(self.done, until)
+        while self.done < until:
+            start = time.perf_counter()
+            patches = next(patches_of_steps)
+            waited = time.perf_counter() - start
+            yield self.train_step(self._micro_batches(patches, loader), patches, waited)
+
+    def train_step(self, batches: list[Batch], patches: list[Patch], waited: float) -> Step:
+        """One optimiser step of every player whose turn it is."""
+        progress = Progress(self.done, self.stage.steps)
+        lr = lr_at(self.done, self.stage.steps, self.config)
+        # Dropout restarts from the step's own seed, so that no generator state needs saving.
+        torch.manual_seed(mix_seeds(self.recipe.seed, self.index, self.done, self.fabric.global_rank))
+        losses: list[Tensor] = []
+        values: dict[str, Tensor] = {}
+        for player in self.method.turns(progress):
+            self._zero_grad()
+            for i, batch in enumerate(batches):
+                with self._sync_on(last=i == len(batches) - 1):
+                    terms = self.module(batch, progress, player)
+                    loss, term_values = combine(terms, world=self.fabric.world_size, all_reduce=self._all_reduce)
+                    self.fabric.backward(loss / len(batches))
+                losses.append(loss.detach() / len(batches) / self.fabric.world_size)
+                for name, value in term_values.items():
+                    values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+            self._optimizer_step(player, lr)
+        self.method.after_step(progress)
+        self.done += 1
+        total = torch.stack(losses).sum()
+        return Step(self.done, total, values, lr, waited, tuple(patch.case for patch in patches))
+
+    def _optimizer_step(self, player: str, lr: float) -> None:
+        optimizer = self.optimizers[player]
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if self.config.clip is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip, foreach=True)
+        optimizer.step()
+
+    def _zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def _micro_batches(self, patches: list[Patch], loader: Loader) -> list[Batch]:
+        parts = self.recipe.train.accumulate
+        labelled = sum(1 for stream, _ in loader.rows(self.done) if stream == "labelled")
+        patch = self.recipe.sampling.patch
+        assert patch != "auto", "a resolved recipe has a patch"
+        batches = []
+        for i in range(parts):
+            rows = [*patches[:labelled][i::parts], *patches[labelled:][i::parts]]
+            batches.append(
+                collate(
+                    rows,
+                    patch_ZYX=patch[::-1],
+                    views=self.method.views,
+                    num_labelled=len(patches[:labelled][i::parts]),
+                    device=self.fabric.device,
+                )
+            )
+        return batches
+
+    def _sync_on(self, *, last: bool) -> AbstractContextManager[None]:
+        if self.fabric.world_size == 1:
+            return nullcontext()
+        context: AbstractContextManager[None] = self.fabric.no_backward_sync(self.module, enabled=not last)
+        return context
+
+    def _all_reduce(self, local: Tensor) -> Tensor:
+        summed = self.fabric.all_reduce(local, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed
+
+
+def check_finite(step: Step) -> None:
+    """Stop at the first loss that is not a number, naming the term.
+
+    Raises:
+        UserError: the loss is NaN or infinite.
+    """
+    if not torch.isfinite(step.loss):
+        bad = [name for name, value in step.terms.items() if not torch.isfinite(value)]
+        raise UserError(
+            f"step {step.step}: the loss is {float(step.loss)} (term {', '.join(bad) or 'weights'}; cases "
+            f"{', '.join(step.cases)}); run `gleanseg doctor` on the manifest, or lower optimizer.lr ({step.lr:.2g})"
+        )
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One 63-bit seed of several integers."""
+    entropy = [n % 2**63 for n in numbers]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,54 @@
+"""From loss terms to one loss, exact over ranks.
+
+A mean of rank means is wrong when ranks hold unequal numbers of annotated ROIs, so statistics are added up over ranks
+first. DDP averages gradients; each rank's loss is therefore multiplied by the number of ranks.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from gleanseg.types import Mean, Pooled, Term
+
+AllReduce = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all ranks."""
+
+
+def combine(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss whose gradient DDP's average makes exact, and the unweighted global value of each term.
+
+    Args:
+        terms: what the method returned on this rank.
+        world: number of ranks.
+        all_reduce: sums over ranks; the identity when there is one.
+    """
+    reduced = _reduce(terms, world=world, all_reduce=all_reduce)
+    losses, values = [], {}
+    for (name, term), global_part in zip(terms.items(), reduced, strict=True):
+        if isinstance(term, Mean):
+            total, count = global_part[0], global_part[1].clamp_min(1.0)
+            losses.append(term.weight * world * term.total / count)
+            values[name] = total / count
+        else:
+            # The value of the global sums, with the gradient of the local ones.
+            sums = term.sums + (global_part.reshape(term.sums.shape) - term.sums).detach()
+            value = term.value(sums)
+            losses.append(term.weight * world * value)
+            values[name] = value.detach()
+    return torch.stack(losses).sum(), values
+
+
+def _reduce(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> list[Tensor]:
+    """Global statistics of each term; one collective for all terms together."""
+    local = [_statistics(term) for term in terms.values()]
+    if world == 1:
+        return local
+    joined = all_reduce(torch.cat(local))
+    return list(torch.split(joined, [len(part) for part in local]))
+
+
+def _statistics(term: Term) -> Tensor:
+    if isinstance(term, Pooled):
+        return term.sums.detach().float().reshape(-1)
+    return torch.stack([term.total.detach().float(), term.count.detach().float()])

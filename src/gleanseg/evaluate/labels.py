@@ -1,0 +1,89 @@
+"""Which voxels belong to which ROI, held as label maps so that a hundred ROIs cost no hundred volumes.
+
+Axes: Z Y X voxels, V values of a label map, R ROIs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gleanseg.evaluate.surface import Box, join_boxes
+
+
+class Layer(NamedTuple):
+    """One label map and what its values mean.
+
+    Attributes:
+        codes_ZYX: uint8 or uint16.
+        table_VR: whether value v belongs to ROI r; every value of ``codes_ZYX`` has a row.
+    """
+
+    codes_ZYX: NDArray[np.uint8] | NDArray[np.uint16]
+    table_VR: NDArray[np.bool_]
+
+
+class Labels:
+    """Masks of several ROIs on one grid, made on demand and only inside a box.
+
+    Args:
+        layers: label maps of one shape; an ROI is the union of its voxels in all of them.
+        rois: ids, in the order of the tables' columns.
+        shape_ZYX: of the image; needed because there may be no layer (then every mask is empty).
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, rois: Sequence[str], shape_ZYX: tuple[int, int, int]) -> None:
+        for layer in layers:
+            if layer.codes_ZYX.shape != shape_ZYX:
+                raise ValueError(f"a layer has shape {layer.codes_ZYX.shape}, the image {shape_ZYX}")
+        self.layers, self.rois, self.shape_ZYX = tuple(layers), tuple(rois), shape_ZYX
+        self._column = {roi: r for r, roi in enumerate(rois)}
+        self._boxes = [_boxes_of_values(layer) for layer in layers]
+
+    @classmethod
+    def from_masks(cls, masks: dict[str, NDArray[np.bool_]]) -> "Labels":
+        """One layer per mask (Z Y X, all of one shape, at least one)."""
+        rois, shape = list(masks), next(iter(masks.values())).shape
+        tables = [np.stack([np.zeros(len(rois), dtype=np.bool_), np.array(rois) == roi]) for roi in rois]
+        layers = [Layer(m.view(np.uint8), t) for m, t in zip(masks.values(), tables, strict=True)]
+        return cls(layers, rois=rois, shape_ZYX=(shape[0], shape[1], shape[2]))
+
+    def __contains__(self, roi: str) -> bool:
+        return roi in self._column
+
+    def box(self, roi: str) -> Box | None:
+        """Bounding box of an ROI over all layers; None when it has no voxel or is not among the ROIs."""
+        if roi not in self._column:
+            return None
+        r = self._column[roi]
+        found: list[Box | None] = []
+        for layer, boxes in zip(self.layers, self._boxes, strict=True):
+            found += [boxes[v] for v in np.flatnonzero(layer.table_VR[:, r])]
+        return join_boxes(*found)
+
+    def mask(self, roi: str, box: Box) -> NDArray[np.bool_]:
+        """The ROI's voxels inside ``box``; all False when it is not among the ROIs."""
+        mask = np.zeros(tuple(s.stop - s.start for s in box), dtype=np.bool_)
+        if roi not in self._column:
+            return mask
+        r = self._column[roi]
+        for layer in self.layers:
+            values = np.flatnonzero(layer.table_VR[:, r])
+            if values.size == 1:
+                mask |= layer.codes_ZYX[box] == values[0]
+            elif values.size > 1:
+                mask |= layer.table_VR[:, r][layer.codes_ZYX[box]]
+        return mask
+
+
+def _boxes_of_values(layer: Layer) -> list[Box | None]:
+    """Bounding box of each value of a label map, in one pass; None for value 0 and for values without a voxel."""
+    boxes: list[Any] = ndimage.find_objects(layer.codes_ZYX, max_label=max(1, len(layer.table_VR) - 1))
+    return [_full(layer.codes_ZYX) if layer.table_VR[0].any() else None, *boxes][: len(layer.table_VR)]
+
+
+def _full(codes_ZYX: NDArray[Any]) -> Box:
+    z, y, x = (slice(0, s) for s in codes_ZYX.shape)
+    return z, y, x

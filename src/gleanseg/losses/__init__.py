@@ -1,0 +1,1 @@
+"""Loss families: pure functions of logits."""

@@ -1,0 +1,48 @@
+"""Binary cross-entropy over what is known and valid.
+
+Axes: B cases, R ROIs, Z Y X voxels.
+"""
+
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+from gleanseg.losses.pairs import mean_over_pairs, pair_sums
+from gleanseg.types import Mean
+
+
+def partial_bce(
+    logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    y_BRZYX: Shaped[Tensor, "B R Z Y X"],
+    known_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+    *,
+    roi_weight_R: Float[Tensor, " R"] | None = None,
+    positive_weight: float = 1.0,
+) -> Mean:
+    r"""Mean over known (case, ROI) pairs of the mean over valid voxels of $-y \log p - (1 - y) \log (1 - p)$.
+
+    Each pair counts the same, however many of its voxels are valid: a patch at the image's border, half of it padding,
+    teaches as much as one from the middle, and a term does not change with the patch's size. On complete batches this
+    is the plain mean over voxels; with two-channel soft-max logits z0, z1 it is their cross-entropy for z = z1 - z0.
+
+    Args:
+        logits_BRZYX: raw scores; each ROI is its own sigmoid.
+        y_BRZYX: targets, bool or 0 to 1 in any type; not read where the pair is unknown or the voxel invalid.
+        known_BR: whether case b is annotated for ROI r or known not to contain it (or otherwise has a target).
+        valid_BZYX: False in padding and where nobody judged.
+        roi_weight_R: factor of each ROI's pairs; the count does not follow it.
+        positive_weight: factor of $-y \log p$, above 1 for small ROIs.
+
+    Returns:
+        Sum over pairs and their number. A case without a valid voxel has no pairs; with no pair the term adds 0.
+    """
+
+    def pointwise(z: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        weight = None if positive_weight == 1.0 else z.new_tensor(positive_weight)
+        return (functional.binary_cross_entropy_with_logits(z, y, reduction="none", pos_weight=weight),)
+
+    (sums_BR,) = pair_sums(pointwise, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
+    if roi_weight_R is not None:
+        sums_BR = sums_BR * roi_weight_R
+    return Mean(*mean_over_pairs(sums_BR, known_BR, valid_BZYX))

@@ -1,0 +1,98 @@
+"""Soft Dice over what is known and valid.
+
+Axes: B cases, R ROIs, Z Y X voxels; K statistics.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from gleanseg.losses.pairs import pair_sums, valid_voxels
+from gleanseg.types import Mean, Pooled
+
+
+def pooled_dice(
+    logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    y_BRZYX: Shaped[Tensor, "B R Z Y X"],
+    known_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+    *,
+    smooth: float = 1e-5,
+    squared: bool = False,
+) -> Pooled:
+    r"""Mean over ROIs of $1 - \frac{2 \sum p y + s}{\sum p + \sum y + s}$, with sums over all known cases together.
+
+    Pooling over the global batch makes small ROIs steady: a patch that holds ten voxels of a tumor counts as ten
+    voxels, not as a Dice of its own. ROIs without a reference voxel in the global batch are left out, as their Dice
+    would be 0 whatever is predicted; when all are, the value is 0 with gradient 0.
+
+    Args:
+        logits_BRZYX: raw scores; each ROI is its own sigmoid, so ROIs may nest or overlap.
+        y_BRZYX: masks, bool or 0 to 1 in any type; not read where the pair is unknown or the voxel invalid.
+        known_BR: whether case b is annotated for ROI r or known not to contain it.
+        valid_BZYX: False in padding and where nobody judged.
+        smooth: s.
+        squared: $\sum p^2 + \sum y^2$ in the denominator, as V-Net and UA-MT.
+
+    Returns:
+        ``sums`` (3, R): overlap, denominator without s, reference voxels.
+
+    References:
+        Milletari et al., V-Net, 3DV 2016, https://arxiv.org/abs/1606.04797 (squared form)
+        Isensee et al., nnU-Net, Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z (batch Dice)
+    """
+    sums_KBR = pair_sums(_squared if squared else _linear, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
+
+    def value(sums_KR: Tensor) -> Tensor:
+        overlap_R, size_R, reference_R = sums_KR
+        counted_R = reference_R > 0
+        # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
+        size_R = torch.where(counted_R, size_R, 1)
+        lost_R = 1 - (2 * overlap_R + smooth) / (size_R + smooth)
+        mean: Tensor = torch.where(counted_R, lost_R, 0).sum() / counted_R.sum().clamp_min(1)
+        return mean
+
+    return Pooled(sums_KBR.sum(1), value)
+
+
+def case_dice(
+    logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    y_BRZYX: Shaped[Tensor, "B R Z Y X"],
+    known_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+    *,
+    smooth: float = 1e-5,
+    squared: bool = False,
+) -> Mean:
+    r"""Mean over known (case, ROI) pairs of $1 - \frac{2 \sum p y + s}{\sum p + \sum y + s}$.
+
+    An empty reference is known and takes part: its loss is 0 for an empty prediction and close to 1 for any other, with
+    a gradient of order $s / (\sum p)^2$. Prefer ``pooled_dice`` for patches that often miss an ROI.
+
+    Args:
+        logits_BRZYX: raw scores; each ROI is its own sigmoid, so ROIs may nest or overlap.
+        y_BRZYX: masks, bool or 0 to 1 in any type; not read where the pair is unknown or the voxel invalid.
+        known_BR: whether case b is annotated for ROI r or known not to contain it.
+        valid_BZYX: False in padding and where nobody judged.
+        smooth: s; greater than 0.
+        squared: $\sum p^2 + \sum y^2$ in the denominator.
+
+    Returns:
+        Sum over pairs and their number. A case without a valid voxel has no pairs; with no pair the term adds 0.
+
+    Reference: Milletari et al., V-Net, 3DV 2016, https://arxiv.org/abs/1606.04797
+    """
+    overlap_BR, size_BR, _ = pair_sums(_squared if squared else _linear, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
+    counted_BR = known_BR & (valid_voxels(valid_BZYX) > 0)[:, None]
+    lost_BR = 1 - (2 * overlap_BR + smooth) / (size_BR + smooth)
+    return Mean(torch.where(counted_BR, lost_BR, 0).sum(), counted_BR.sum().float())
+
+
+def _linear(z: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    p = z.sigmoid()
+    return p * y, p + y, y
+
+
+def _squared(z: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    p = z.sigmoid()
+    return p * y, p * p + y * y, y

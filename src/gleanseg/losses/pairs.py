@@ -1,0 +1,109 @@
+"""Sums of a pointwise function over the valid voxels of chosen (case, ROI) pairs: what every loss here is made of.
+
+Axes: B cases, R ROIs, P chosen pairs of one case, K functions, Z Y X voxels.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""Maps logits and targets, both (P, Z, Y, X) in float32, to K tensors of the same shape."""
+
+_CHUNK = {"cpu": 2**20, "cuda": 2**25}
+"""Voxels handled at once: on a CPU what stays in the cache, elsewhere what keeps the device busy."""
+
+
+def pair_sums(
+    pointwise: Pointwise,
+    logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    target_BRZYX: Shaped[Tensor, "B R Z Y X"],
+    chosen_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Float[Tensor, "K B R"]:
+    """Add up each function over the valid voxels of each chosen pair; 0 for pairs that are not chosen.
+
+    Computed in float32 (float64 for float64 logits) whatever autocast says. Pairs that are not chosen are never read,
+    and nothing of the size of the logits is kept for the backward pass but logits and targets themselves: it computes
+    the function again, a few pairs at a time, and writes into one gradient of the logits' type. That gradient is
+    exactly 0 for pairs that are not chosen and for invalid voxels. Targets get none.
+    """
+    sums: Tensor = _PairSums.apply(logits_BRZYX, target_BRZYX.detach(), chosen_BR, valid_BZYX, pointwise)  # type: ignore[no-untyped-call]
+    return sums
+
+
+def valid_voxels(valid_BZYX: Bool[Tensor, "B Z Y X"]) -> Float[Tensor, " B"]:
+    """Number of valid voxels of each case."""
+    return valid_BZYX.flatten(1).sum(1).float()
+
+
+def mean_over_pairs(
+    sums_BR: Float[Tensor, "B R"], chosen_BR: Bool[Tensor, "B R"], valid_BZYX: Bool[Tensor, "B Z Y X"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sum of the pairs' voxel means, and how many pairs there are; a case without a valid voxel has no pairs."""
+    num_valid_B = valid_voxels(valid_BZYX)
+    counted_BR = chosen_BR & (num_valid_B > 0)[:, None]
+    means_BR = sums_BR / num_valid_B.clamp_min(1)[:, None].to(sums_BR.dtype)
+    return means_BR.sum(), counted_BR.sum().float()
+
+
+class _PairSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, valid: Tensor, pointwise: Pointwise
+    ) -> Tensor:
+        ctx.save_for_backward(logits, target, valid)
+        ctx.pointwise, ctx.chunks = pointwise, list(_chunks(chosen, valid))
+        # One voxel of zeros tells how many functions there are, also when no pair is chosen.
+        num_functions = len(pointwise(*(torch.zeros(1, 1, 1, 1, device=logits.device) for _ in range(2))))
+        sums = torch.zeros(num_functions, *chosen.shape, dtype=_working_type(logits), device=logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            for case, rois, all_valid in ctx.chunks:
+                values = pointwise(_rows(logits, case, rois, like=logits), _rows(target, case, rois, like=logits))
+                for k, value in enumerate(values):
+                    kept = value if all_valid else torch.where(valid[case], value, 0)
+                    sums[k, case, rois] = kept.sum((1, 2, 3))
+        return sums
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_KBR: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, valid = ctx.saved_tensors
+        grad = torch.zeros_like(logits)
+        with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
+            for case, rois, all_valid in ctx.chunks:
+                z = _rows(logits, case, rois, like=logits).detach().requires_grad_()
+                values = ctx.pointwise(z, _rows(target, case, rois, like=logits))
+                pulls = grad_KBR[:, case, rois, None, None, None].expand(-1, -1, *z.shape[1:])
+                moving = [(value, pull) for value, pull in zip(values, pulls, strict=True) if value.requires_grad]
+                (part,) = torch.autograd.grad([v for v, _ in moving], z, [pull for _, pull in moving])
+                grad[case, rois] = part if all_valid else torch.where(valid[case], part, 0)
+        return grad, None, None, None, None
+
+
+def _chunks(chosen_BR: Tensor, valid_BZYX: Tensor) -> Iterator[tuple[int, slice, bool]]:
+    """Runs of neighboring chosen ROIs of one case, and whether all its voxels are valid; skips cases without any."""
+    num_valid = valid_BZYX.flatten(1).sum(1)
+    facts = torch.cat([num_valid[:, None], chosen_BR.long()], dim=1).tolist()  # the one wait for the device
+    num_voxels = valid_BZYX[0].numel()
+    longest = max(1, _CHUNK.get(chosen_BR.device.type, _CHUNK["cuda"]) // max(1, num_voxels))
+    for case, (num, *chosen) in enumerate(facts):
+        start = 0
+        for is_chosen, run in groupby(chosen if num else ()):
+            stop = start + len(list(run))
+            for first in range(start, stop if is_chosen else start, longest):
+                yield case, slice(first, min(first + longest, stop)), num == num_voxels
+            start = stop
+
+
+def _rows(tensor: Tensor, case: int, rois: slice, *, like: Tensor) -> Tensor:
+    return tensor[case, rois].to(_working_type(like)).contiguous()
+
+
+def _working_type(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32

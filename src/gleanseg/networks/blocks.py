@@ -1,0 +1,117 @@
+"""Building blocks that several networks share."""
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+Norm = Literal["batch", "instance"]
+Width = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Conv3d(nn.Conv3d):
+    """``nn.Conv3d`` with right gradients on processors that compute bf16 without matrix units.
+
+    oneDNN 3.12 (PyTorch 2.13) gives garbage weight gradients there, and may corrupt memory, when the input has fewer
+    planes (Z) than the kernel and the convolution pads them: two planes with 3x3x3. Such inputs, the lowest levels of
+    a U-Net, are small; padding them beforehand takes another path. Values are the same.
+    """
+
+    def forward(self, input: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D Z2 Y2 X2"]:
+        """The convolution."""
+        padding = self.padding
+        assert not isinstance(padding, str) and self.padding_mode == "zeros", "padding is a number of zeros"
+        if input.device.type != "cpu" or input.shape[2] >= self.kernel_size[0] or padding[0] == 0:
+            return super().forward(input)
+        padded = functional.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
+        rest = (0, *padding[1:])
+        return functional.conv3d(padded, self.weight, self.bias, self.stride, rest, self.dilation, self.groups)
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalization that keeps the memory format; values as ``nn.InstanceNorm3d``.
+
+    PyTorch's own kernel turns channels-last input into contiguous copies and returns them contiguous, which costs more
+    than the normalization itself. The statistics of one sample are those of batch normalization over a batch of that
+    sample alone, whose kernels know channels-last.
+
+    Args:
+        num_channels: of the input.
+        eps: added to the variance.
+        affine: learn a scale and a shift per channel.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-5, affine: bool = False) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+
+    def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B C Z Y X"]:
+        """Zero mean and unit variance per sample and channel, then the learned scale and shift."""
+        samples = [
+            functional.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for sample in torch.tensor_split(x_BCZYX, len(x_BCZYX))
+        ]
+        return samples[0] if len(samples) == 1 else torch.cat(samples)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"{self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
+
+
+class Dropout(nn.Module):
+    """Drop single elements, as ``nn.Dropout``, at a third of its time on a CPU.
+
+    There, drawing one number per element costs more than a convolution; this draws 64 bits for four elements. The rate
+    is rounded to a multiple of 2^-16, and draws come from PyTorch's default generator.
+
+    Args:
+        rate: share of elements set to 0 in training mode, in [0, 1); the others grow to keep the mean.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B C Z Y X"]:
+        """The input in evaluation mode, a random part of it in training mode."""
+        if not self.training or self.rate == 0.0:
+            return x
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return functional.dropout(x, self.rate)
+        return x * _noise(x, round(self.rate * 2**16))
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"rate={self.rate}"
+
+
+def _noise(like: Tensor, dropped: int) -> Tensor:
+    """0 with probability ``dropped`` / 2^16, else what keeps the mean, in type and memory format of ``like``."""
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.int16)[: like.numel()] >= dropped - 2**15
+    scaled = kept.to(like.dtype).mul_(2**16 / (2**16 - dropped))
+    return scaled.as_strided(like.shape, torch.empty_like(like).stride())
+
+
+def make_norm(kind: Norm, num_channels: int) -> nn.Module:
+    """Batch normalization, or instance normalization without learned parameters."""
+    return nn.BatchNorm3d(num_channels) if kind == "batch" else InstanceNorm(num_channels)
+
+
+def unit(in_channels: int, out_channels: int, *, norm: Norm) -> nn.Sequential:
+    """3x3x3 convolution with bias, normalization, ReLU."""
+    return nn.Sequential(
+        Conv3d(in_channels, out_channels, 3, padding=1), make_norm(norm, out_channels), nn.ReLU(inplace=True)
+    )
+
+
+def units(num: int, in_channels: int, out_channels: int, *, norm: Norm) -> nn.Sequential:
+    """``num`` units after another; the first one changes the number of channels."""
+    return nn.Sequential(*(unit(out_channels if i else in_channels, out_channels, norm=norm) for i in range(num)))

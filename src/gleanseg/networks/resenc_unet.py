@@ -1,0 +1,57 @@
+"""nnU-Net's residual-encoder U-Net, from ``dynamic-network-architectures``."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gleanseg.networks import nnunet
+from gleanseg.networks.network import Network, Size
+
+_BLOCKS = (1, 3, 4, 6)
+
+
+@final
+class ResEncUNet(Network):
+    """A deep residual encoder and a light decoder with one convolution per level.
+
+    Paper: Isensee et al., nnU-Net Revisited, MICCAI 2024, https://arxiv.org/abs/2404.09556
+    Deviations:
+        1. No head per level: deep supervision is a method's matter, which attaches heads to ``decode``'s maps.
+        2. Instance norm keeps channels-last memory; its values are the same.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(nnunet.UNetConfig):
+        """Options of the recipe's ``[network]`` table."""
+
+    def __init__(self, config: Config, *, in_channels: int, num_rois: int) -> None:
+        shape = nnunet.shape_of(config, blocks=_BLOCKS)
+        super().__init__(config, channels=shape.features, strides=shape.strides, num_rois=num_rois)
+        arguments = nnunet.encoder_arguments(shape, in_channels=in_channels, dropout=config.dropout)
+        self.encoder = ResidualEncoder(n_blocks_per_stage=list(shape.blocks), **arguments)
+        self.decoder = self.new_decoder()
+        nnunet.initialize(self.encoder)
+        nnunet.initialize(self.classifier)
+
+    @classmethod
+    def planned(cls, config: Any, *, patch_ZYX: Size, spacing_ZYX_mm: tuple[float, float, float]) -> Any:
+        """Fill in automatic strides and kernels; see ``planning.plan``."""
+        return nnunet.planned(config, patch_ZYX=patch_ZYX, spacing_ZYX_mm=spacing_ZYX_mm)
+
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> list[Tensor]:
+        """One map per level; see ``Network.encode``."""
+        self._check_input(x_BCZYX)
+        maps: list[Tensor] = self.encoder(x_BCZYX)
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> list[Tensor]:
+        """One map per level but the bottleneck; see ``Network.decode``."""
+        decoded: list[Tensor] = self.decoder(maps)
+        return decoded
+
+    def new_decoder(self) -> nn.Module:
+        """Another decoder of the same layout."""
+        return nnunet.SkipDecoder(self.encoder, num_convs=1)

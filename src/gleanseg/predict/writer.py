@@ -1,0 +1,275 @@
+"""Predictions as files: one flat label map per case, layers where ROIs overlap, and what the values mean.
+
+```
+labels.json                  what each value means, in each layer and in the flat map
+prediction.json              which run, checkpoint and settings made this folder
+<case>.nii.gz                flat map; written last, so a case that has it is complete
+layers/<case>_layer1.nii.gz  only where one layer does not hold all ROIs
+probabilities/<case>_<roi>.nii.gz   only of ROIs that were asked for
+```
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gleanseg import __version__
+from gleanseg.data import images
+from gleanseg.data.labels import read_image
+from gleanseg.data.manifest import Case, Manifest, Split
+from gleanseg.data.volume import Volume
+from gleanseg.errors import UserError
+from gleanseg.evaluate.predictions import LABELS_FILE
+from gleanseg.predict.predictor import Prediction, Predictor
+from gleanseg.types import ProgressBar
+
+ORIGIN_FILE = "prediction.json"
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+class Item(NamedTuple):
+    """One case to predict.
+
+    Attributes:
+        id: what its files are named after.
+        read: gives the image.
+        sources: files that must not be overwritten.
+        suffix: format of the label maps.
+    """
+
+    id: str
+    read: Callable[[], Volume]
+    sources: tuple[Path, ...]
+    suffix: str = ".nii.gz"
+
+
+def manifest_items(manifest: Manifest, *, split: Split | None = None, channels: Sequence[str] = ()) -> list[Item]:
+    """Cases of a manifest, as NIfTI.
+
+    Args:
+        manifest: names the images.
+        split: only these cases; None: all.
+        channels: the order in which the network wants channels, where the manifest has the same ones in another.
+
+    Raises:
+        UserError: no such case.
+    """
+    cases = [case for case in manifest.cases if split is None or case.split == split]
+    if not cases:
+        raise UserError(f"{manifest.name}: no case with split = {split!r} to predict")
+    names = [channel.name for channel in manifest.channels]
+    order = [names.index(c) for c in channels] if sorted(names) == sorted(channels) and len(set(names)) > 1 else None
+
+    def reader(case: Case) -> Callable[[], Volume]:
+        def read() -> Volume:
+            volume = read_image(manifest, case)
+            return volume if order is None else volume._replace(array=volume.array[order])
+
+        return read
+
+    return [Item(case.id, reader(case), tuple(manifest.path(name) for name in case.images)) for case in cases]
+
+
+def file_items(inputs: Path, *, num_channels: int = 1) -> list[Item]:
+    """An image file, a DICOM series, or a folder of these.
+
+    Files named ``<case>_0000.nii.gz``, ``<case>_0001.nii.gz`` ... are the channels of one case, as nnU-Net has them.
+
+    Raises:
+        UserError: nothing there that can be read, a channel is missing, or two inputs of one name.
+    """
+    if inputs.is_dir():
+        inside = sorted(path for path in inputs.iterdir() if not path.name.startswith("."))
+        files = [path for path in inside if path.is_file() and images.suffix(path)]
+        folders = [path for path in inside if path.is_dir()]
+        if not files and not folders:
+            return [_item(inputs.resolve().name, [inputs])]  # a DICOM series; reading it says what is wrong
+        items = _grouped(files, num_channels) + [_item(folder.name, [folder]) for folder in folders]
+    else:
+        if not inputs.exists() and "#" not in inputs.name:
+            raise UserError(f"{inputs}: no such file or folder; expected an image, a folder of images or a manifest")
+        items = _grouped([inputs], num_channels)
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise UserError(
+                f"{inputs}: two inputs are called {item.id!r}, and so would be their predictions; rename one"
+            )
+        seen.add(item.id)
+    return items
+
+
+def write_predictions(
+    predictor: Predictor,
+    items: Sequence[Item],
+    out: Path,
+    *,
+    resume: bool = False,
+    num_parts: int = 1,
+    part_id: int = 0,
+    progress: ProgressBar | None = None,
+) -> list[str]:
+    """Predict cases and write each one atomically.
+
+    Args:
+        predictor: the networks and their settings.
+        items: cases.
+        out: folder; made when missing.
+        resume: skip cases that are complete; the folder must come from the same run, checkpoint and settings.
+        num_parts: of how many processes this is one; each takes every ``num_parts``-th case.
+        part_id: which one, from 0.
+        progress: called with (done, total, case).
+
+    Returns:
+        Ids of the cases that were predicted now.
+
+    Raises:
+        UserError: the folder holds something else, a file cannot be read or written, or no such part.
+    """
+    if not 0 <= part_id < num_parts:
+        raise UserError(f"--part-id {part_id}: expected 0 to {num_parts - 1}, as --num-parts is {num_parts}")
+    if images.suffix(out):
+        raise UserError(f"{out}: the output is a folder with a label map per case; give a name without a file ending")
+    for item in items:
+        if _flat_path(out, item).resolve() in [source.resolve() for source in item.sources]:
+            raise UserError(
+                f"{out}: the label map of {item.id!r} would overwrite its image; choose another output folder"
+            )
+    mine = list(items)[part_id::num_parts]
+    _claim(out, predictor, resume=resume)
+    predicted = []
+    for done, item in enumerate(mine):
+        if progress is not None:
+            progress(done, len(mine), item.id)
+        if resume and _flat_path(out, item).is_file():
+            continue
+        volume = item.read()
+        poll = None if progress is None else _window_poll(progress, done, len(mine), item.id)
+        _write(predictor.predict_volume(volume, poll=poll), item, volume, out)
+        predicted.append(item.id)
+    if progress is not None and mine:
+        progress(len(mine), len(mine), mine[-1].id)
+    return predicted
+
+
+def predict_manifest(
+    predictor: Predictor,
+    manifest: Manifest,
+    out: Path,
+    *,
+    split: Split | None = None,
+    resume: bool = False,
+    num_parts: int = 1,
+    part_id: int = 0,
+    progress: ProgressBar | None = None,
+) -> list[str]:
+    """Predict a manifest's cases; see ``manifest_items`` and ``write_predictions``."""
+    channels = [channel.name for channel in predictor.plan.channels]
+    items = manifest_items(manifest, split=split, channels=channels)
+    return write_predictions(
+        predictor, items, out, resume=resume, num_parts=num_parts, part_id=part_id, progress=progress
+    )
+
+
+def _grouped(files: Sequence[Path], num_channels: int) -> list[Item]:
+    """One item per file, or per group of channel files."""
+    matches = [_CHANNEL.fullmatch(images.stem(path)) for path in files]
+    if not files or not all(matches):
+        return [_item(images.stem(path), [path]) for path in files]
+    groups: dict[str, list[Path]] = {}
+    for path, match in zip(files, matches, strict=True):
+        assert match is not None
+        groups.setdefault(match["case"], []).append(path)
+    for case, paths in groups.items():
+        if len(paths) != num_channels and len(paths) > 1:
+            found = ", ".join(path.name for path in paths)
+            raise UserError(f"case {case!r}: expected {num_channels} channel files, found {found}")
+    return [_item(case, paths) for case, paths in groups.items()]
+
+
+def _item(id: str, paths: Sequence[Path]) -> Item:
+    def read() -> Volume:
+        volumes = [images.read(path) for path in paths]
+        first = volumes[0]
+        for other in volumes[1:]:
+            if not first.grid.same_as(other.grid, tolerance_mm=0.1 * min(first.grid.spacing_ZYX_mm)):
+                raise UserError(f"case {id!r}: {other.source} lies on another grid than {first.source}; resample it")
+        if len(volumes) == 1:
+            return first
+        return first._replace(array=np.stack([v.array.astype(np.float32) for v in volumes]))
+
+    return Item(id.replace("#", "_"), read, tuple(paths), images.suffix(paths[0]) or ".nii.gz")
+
+
+def _window_poll(progress: ProgressBar, done: int, total: int, id: str) -> Callable[[int, int], None]:
+    return lambda window, windows: progress(done, total, f"{id} (window {window}/{windows})")
+
+
+def _flat_path(out: Path, item: Item) -> Path:
+    return out / f"{item.id}{item.suffix}"
+
+
+def _write(prediction: Prediction, item: Item, volume: Volume, out: Path) -> None:
+    files: list[tuple[Path, NDArray[Any]]] = []
+    layers = prediction.layering.to_json()["layers"]
+    if len(layers) > 1:
+        for table, layer in zip(layers, prediction.layers, strict=True):
+            files.append((out / "layers" / f"{item.id}{table['file_suffix']}{item.suffix}", layer))
+    for roi, probability in prediction.probabilities.items():
+        files.append((out / "probabilities" / f"{item.id}_{roi}{item.suffix}", probability))
+    files.append((_flat_path(out, item), prediction.flat()))
+    for path, array in files:
+        try:
+            images.write(path, array, volume)
+        except OSError as error:
+            raise UserError(
+                f"case {item.id!r}: {path} could not be written ({error.strerror or error}); free disk space or choose "
+                "another output folder, then continue with --resume"
+            ) from None
+
+
+def _claim(out: Path, predictor: Predictor, *, resume: bool) -> None:
+    """Say in the folder what it holds, unless it holds something else."""
+    labels, origin = predictor.layering.to_json(), _origin(predictor)
+    there = _read_json(out / LABELS_FILE)
+    if there is not None and there != labels:
+        raise UserError(
+            f"{out}: holds predictions of other ROIs, whose values mean something else; choose another output folder"
+        )
+    before = _read_json(out / ORIGIN_FILE)
+    if resume and before is not None and before != origin:
+        changed = next(k for k in {**origin, **before} if before.get(k) != origin.get(k))
+        raise UserError(
+            f"{out}: its predictions were made with {changed} = {before.get(changed)}, now it is "
+            f"{origin.get(changed)}; leave --resume out to make all anew, or choose another output folder"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in ((LABELS_FILE, labels), (ORIGIN_FILE, origin)):
+            part = out / f".{name}.{os.getpid()}.part"
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            part.replace(out / name)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another output folder") from None
+
+
+def _origin(predictor: Predictor) -> dict[str, Any]:
+    settings = {**predictor.config.model_dump(mode="json"), **asdict(predictor.options)}
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return {"gleanseg": __version__, **predictor.provenance, **plain}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it or choose another output folder") from None

@@ -1,0 +1,217 @@
+"""The picture part: which cases and ROIs are shown, worst first, and the reading of their volumes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gleanseg.data.images import to_ras
+from gleanseg.data.labels import read_image, read_labels
+from gleanseg.data.manifest import Case, Manifest, State
+from gleanseg.errors import UserError
+from gleanseg.evaluate.labels import Labels, Layer
+from gleanseg.evaluate.predictions import Predictions
+from gleanseg.evaluate.surface import Box, join_boxes
+from gleanseg.report.figures import Panel, largest_slices, panel_svg, panels, scale_bar_mm, view, window
+from gleanseg.report.markup import Html, html, number, plural, tag
+from gleanseg.report.results import Results, digits, is_share, metric_name
+from gleanseg.report.tables import Look, counted, roi_name
+
+ROIS_PER_CASE = 6
+"""Most ROIs of one case that get a picture: its worst ones."""
+MAX_BYTES = 5_500_000
+"""Size of all pictures together, so that the page stays below 8 MB."""
+_ALL_OUTLINES = 12  # with more ROIs, a picture shows only its own
+_OPEN_CASES = 3
+_ROW_HEIGHT = 250
+
+
+class Scene(NamedTuple):
+    """One case in canonical RAS order.
+
+    Attributes:
+        image: first channel, Z Y X.
+        spacing_ZYX_mm: voxel size.
+        modality: of the first channel.
+        reference: masks of the annotated ROIs.
+        prediction: masks of the predicted ROIs whose truth is known.
+    """
+
+    image: NDArray[np.float32]
+    spacing_ZYX_mm: tuple[float, float, float]
+    modality: str
+    reference: Labels
+    prediction: Labels
+
+    def box(self, roi: str) -> Box | None:
+        """Bounding box of an ROI in reference and prediction; None when both are empty."""
+        return join_boxes(self.reference.box(roi), self.prediction.box(roi))
+
+
+def gallery(
+    predictions: Path, *, manifest: Manifest, rois: Sequence[str], look: Look, results: Results | None, max_cases: int
+) -> Html:
+    """Pictures of the worst cases; of the first cases by name when nothing was evaluated.
+
+    Args:
+        predictions: folder of one split with ``labels.json``.
+        manifest: where images and references are listed.
+        rois: of the run.
+        look: display name and color of each ROI.
+        results: scores of the same split, if there are any.
+        max_cases: most cases that are shown.
+    """
+    predicted = Predictions.open(predictions, ontology=manifest.ontology(), wanted=rois)
+    known = {case.id for case in manifest.cases}
+    ids = [c for c in (results.cases if results else sorted(known)) if c in known and predicted.files(c)]
+    parts: list[Html] = []
+    size = 0
+    for position, case_id in enumerate(ids[:max_cases]):
+        if size > MAX_BYTES:
+            text = f"{plural(len(ids[:max_cases]) - position, 'more case')} left out to keep this page small."
+            parts.append(tag("p", text, class_="empty"))
+            break
+        article = _case(
+            manifest.case(case_id), manifest, predicted, rois, look, results, is_open=position < _OPEN_CASES
+        )
+        size += len(article)
+        parts.append(article)
+    if not ids:
+        return tag("p", f"No prediction in {predictions.name} belongs to a case of the manifest.", class_="empty")
+    return html(parts)
+
+
+def _case(
+    case: Case, manifest: Manifest, predicted: Predictions, rois: Sequence[str], look: Look, results: Results | None, *,
+    is_open: bool,
+) -> Html:  # fmt: skip
+    try:
+        scene = _load(case, manifest, predicted, rois)
+        body = _figures(case, scene, look, results)
+    except UserError as error:
+        body = tag("p", f"No picture: {error}", class_="empty")
+    score = ""
+    if results is not None:
+        score = f"mean {metric_name(results.main)} {number(results.case_mean(case.id), digits(results.main))}"
+    heading = tag("summary", tag("span", case.id, class_="case-id"), tag("span", score, class_="score"),
+                  tag("span", f"site {case.site}" if case.site else None, class_="quiet"))  # fmt: skip
+    return tag("details", heading, body, class_="case", open=is_open)
+
+
+def _load(case: Case, manifest: Manifest, predicted: Predictions, rois: Sequence[str]) -> Scene:
+    volume = read_image(manifest, case)
+    canonical, grid, axes = to_ras(volume)
+    prediction = predicted.read(case.id, volume.grid)
+    states = manifest.states(case)
+    known = [roi for roi in rois if states.get(roi, State.UNKNOWN) is not State.UNKNOWN] or list(rois)
+    labels = read_labels(manifest, case)
+    layers = [Layer(axes.apply(labels.codes), labels.table)] if labels is not None else []
+    return Scene(
+        image=canonical[0],
+        spacing_ZYX_mm=grid.spacing_ZYX_mm,
+        modality=manifest.channels[0].modality,
+        reference=_only(rois, Labels(layers, rois=manifest.rois, shape_ZYX=grid.shape_ZYX)),
+        prediction=_only(
+            known,
+            Labels(
+                [layer._replace(codes_ZYX=axes.apply(layer.codes_ZYX)) for layer in prediction.layers],
+                rois=prediction.rois,
+                shape_ZYX=grid.shape_ZYX,
+            ),
+        ),
+    )
+
+
+def _only(rois: Sequence[str], labels: Labels) -> Labels:
+    """The same masks of some ROIs."""
+    held = [roi for roi in rois if roi in labels]
+    columns = [labels.rois.index(roi) for roi in held]
+    layers = [layer._replace(table_VR=layer.table_VR[:, columns]) for layer in labels.layers]
+    return Labels(layers, rois=held, shape_ZYX=labels.shape_ZYX)
+
+
+def _figures(case: Case, scene: Scene, look: Look, results: Results | None) -> Html:
+    present = [roi for roi in look if scene.box(roi) is not None]
+    if not present:
+        return tag("p", "Neither the reference nor the prediction of this case has a voxel to show.", class_="empty")
+    scored = results.worst_rois(case.id) if results else []
+    order = [roi for roi in scored if roi in present] + [roi for roi in present if roi not in scored]
+    shown, left_out = order[:ROIS_PER_CASE], order[ROIS_PER_CASE:]
+    parts = [_figure(case, roi, scene, look, results) for roi in shown]
+    if left_out:
+        parts.append(tag("p", f"Not shown, with better scores: {counted(left_out, look)}.", class_="quiet"))
+    return html(parts)
+
+
+def _figure(case: Case, roi: str, scene: Scene, look: Look, results: Results | None) -> Html:
+    tight = scene.box(roi)
+    assert tight is not None, "only ROIs with voxels are shown"
+    shape = scene.reference.shape_ZYX
+    box = view(tight, shape_ZYX=shape, spacing_ZYX_mm=scene.spacing_ZYX_mm)
+    # Among many ROIs a picture shows its own only.
+    near = [roi] if len(look) > _ALL_OUTLINES else list(look)
+    reference = {r: scene.reference.mask(r, box) for r in near if r in scene.reference}
+    prediction = {r: scene.prediction.mask(r, box) for r in near if r in scene.prediction}
+    target = next(m[roi] for m in (reference, prediction) if roi in m and m[roi].any())
+    image = scene.image[box]
+    made = panels(
+        image,
+        reference=reference,
+        prediction=prediction,
+        colors={r: color for r, (_, color) in look.items()},
+        spacing_ZYX_mm=scene.spacing_ZYX_mm,
+        gray_range=window(scene.image, modality=scene.modality, focus=image[target]),
+        slices_ZYX=largest_slices(target),
+        focus=roi,
+        offset_ZYX=(box[0].start, box[1].start, box[2].start),
+        full_shape_ZYX=shape,
+    )
+    aspect = sum(panel.size_mm[0] / panel.size_mm[1] for panel in made)
+    drawn = [_panel(panel, case.id, look[roi][0]) for panel in made]
+    strip = tag("div", drawn, class_="panels", style=f"max-width:{round(aspect * _ROW_HEIGHT) + 16}px")
+    notes = [
+        tag("span", text, class_="note")
+        for masks, text in (
+            (scene.reference, "Reference is empty: all of the prediction is too much."),
+            (scene.prediction, "Prediction is empty: missed completely."),
+        )
+        if masks.box(roi) is None
+    ]
+    caption = tag("figcaption", tag("strong", roi_name(roi, look)), _scores(case.id, roi, results), notes)
+    return tag("figure", caption, strip, class_="overlay")
+
+
+def _scores(case_id: str, roi: str, results: Results | None) -> Html:
+    if results is None:
+        return tag("span", "not scored", class_="quiet")
+    shown = []
+    for metric in results.metrics[:3]:
+        value = results.value(case_id, roi, metric)
+        if value is not None:
+            unit = "" if is_share(metric) else f" {results.units}"
+            shown.append(tag("span", f"{metric_name(metric)} {number(value, digits(metric))}{unit}"))
+    if volumes := results.volumes_ml(case_id, roi):
+        reference, prediction = (number(v, 1) for v in volumes)
+        shown.append(tag("span", f"{prediction} ml predicted", class_="quiet"))
+        shown.append(tag("span", f"{reference} ml reference", class_="quiet"))
+    return html(shown)
+
+
+def _panel(panel: Panel, case_id: str, name: str) -> Html:
+    label = (
+        f"{panel.plane} slice {panel.slice_index + 1} of {panel.num_slices} through {name}, case {case_id}: "
+        "reference dashed, prediction solid"
+    )
+    letters = [
+        tag("span", letter, class_=f"letter {side}", aria_hidden="true")
+        for letter, side in zip(panel.letters, ("left", "right", "top", "bottom"), strict=True)
+    ]
+    width, height = panel.size_mm
+    length = scale_bar_mm(width)
+    bar = tag("span", f"{length} mm", class_="scale", style=f"width:{100 * length / width:.1f}%")
+    shape = f"aspect-ratio:{width:.1f}/{height:.1f}"
+    picture = tag("div", panel_svg(panel, label=label), letters, bar, class_="panel", style=shape)
+    text = tag("div", f"{panel.plane} {panel.slice_index + 1} of {panel.num_slices}", class_="plane")
+    return tag("div", picture, text, class_="slot", style=f"flex:{width / height:.3f} 1 0")

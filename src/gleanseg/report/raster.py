@@ -1,0 +1,89 @@
+"""Panels as one PNG picture, for places that cannot show the report's SVG (a README, a slide)."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gleanseg.report.figures import Panel, pale, scale_bar_mm, visible
+from gleanseg.report.markup import rgb
+
+_DPI = 100
+_GAP_PX = 10
+_LEGEND_PX = 34
+_BACKGROUND = "#0d1014"
+_INK = "#e8eaed"
+
+
+def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -> bytes:
+    """PNG bytes of the panels side by side at one scale, with a legend below."""
+    tallest = max(panel.size_mm[1] for panel in panels)
+    scale = height_px / tallest
+    widths = [panel.size_mm[0] * scale for panel in panels]
+    total = sum(widths) + _GAP_PX * (len(panels) - 1)
+    entries = _entries(panels, names)
+    rows = -(-len(entries) * 170 // max(170, round(total)))
+    height = height_px + _LEGEND_PX * rows
+    figure = Figure(figsize=(total / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    left = 0.0
+    for panel, width in zip(panels, widths, strict=True):
+        tall = panel.size_mm[1] * scale
+        bottom = height - height_px + (height_px - tall) / 2
+        axes = figure.add_axes((left / total, bottom / height, width / total, tall / height))
+        _draw_panel(axes, panel)
+        left += width + _GAP_PX
+    if entries:
+        columns = -(-len(entries) // rows)
+        legend = figure.legend(
+            handles=entries, loc="lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=10
+        )
+        legend.set_in_layout(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=_BACKGROUND)
+    return buffer.getvalue()
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    rows, columns = panel.gray.shape
+    axes.imshow(
+        panel.gray, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows, 0), interpolation="bilinear"
+    )
+    for contour in panel.contours:
+        reference = contour.kind == "reference"
+        color = rgb(pale(contour.color) if reference else visible(contour.color))
+        closed = [[*line.tolist(), line[0].tolist()] for line in contour.lines]
+        style = (0, (4, 2.5)) if reference else "solid"
+        if contour.focus:
+            axes.add_collection(LineCollection(closed, colors="#00000090", linewidths=3.4))
+        width = 1.7 if contour.focus else 1.0
+        axes.add_collection(LineCollection(closed, colors=color, linewidths=width, linestyles=[style]))
+    inside: dict[str, Any] = {"transform": axes.transAxes, "color": _INK}
+    for text, x, y in zip(panel.letters, (0.03, 0.97, 0.5, 0.5), (0.5, 0.5, 0.96, 0.04), strict=True):
+        axes.text(x, y, text, fontsize=11, weight="bold", ha="center", va="center", **inside)
+    length_mm = scale_bar_mm(panel.size_mm[0])
+    axes.plot([0.05, 0.05 + length_mm / panel.size_mm[0]], [0.04, 0.04], linewidth=2.5, **inside)
+    axes.text(0.05, 0.06, f"{length_mm} mm", fontsize=9, va="bottom", **inside)
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    axes.set_axis_off()
+
+
+def _entries(panels: Sequence[Panel], names: Mapping[str, str]) -> list[Line2D]:
+    contours = [contour for panel in panels for contour in panel.contours]
+    colors = {contour.roi: contour.color for contour in contours}
+    entries = [
+        Line2D([], [], color=rgb(visible(color)), linewidth=3, label=names.get(roi, roi))
+        for roi, color in colors.items()
+    ]
+    kinds = {contour.kind for contour in contours}
+    if "reference" in kinds:
+        entries.append(Line2D([], [], color=_INK, linewidth=1.6, linestyle=(0, (4, 2.5)), label="reference"))
+    if "prediction" in kinds:
+        entries.append(Line2D([], [], color=_INK, linewidth=1.6, label="prediction"))
+    return entries

@@ -1,0 +1,1 @@
+"""The ontology of regions of interest."""

@@ -1,0 +1,89 @@
+"""The run's log: JSON lines for programs, TensorBoard for people."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from gleanseg.run.folder import append_line, read_lines, truncate_lines
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Step(NamedTuple):
+    """What one optimiser step did.
+
+    Attributes:
+        step: steps done, this one included.
+        loss: the weighted sum over terms and players.
+        terms: unweighted global value of each term.
+        lr: learning rate.
+        wait_s: seconds spent waiting for patches.
+        cases: cases of this rank's batch.
+    """
+
+    step: int
+    loss: Tensor
+    terms: dict[str, Tensor]
+    lr: float
+    wait_s: float
+    cases: tuple[str, ...]
+
+
+class RunLog:
+    """Writes ``log.jsonl``, ``validation.jsonl`` and ``tensorboard/``.
+
+    Args:
+        path: run folder.
+        write: False on all ranks but the first.
+    """
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self.path, self.write = path, write
+        self._validated = {(row["stage"], row["step"]) for row in read_lines(path / "validation.jsonl")}
+        self._board: SummaryWriter | None = None
+
+    def step(self, step: Step, *, stage: str, time_s: float, rate: float) -> None:
+        """One row of the training log."""
+        if not self.write:
+            return
+        terms = {name: float(value) for name, value in step.terms.items()}
+        row: dict[str, Any] = {"step": step.step, "stage": stage, "time_s": round(time_s, 2), "lr": step.lr}
+        row |= {"loss": float(step.loss), "terms": terms, "rate": round(rate, 4), "wait_s": round(step.wait_s, 5)}
+        append_line(self.path / "log.jsonl", row)
+        self._scalars(stage, {"loss": row["loss"], "lr": step.lr, "rate": rate, **terms}, step.step)
+
+    def validation(self, dice: dict[str, float], *, mean: float, stage: str, step: int) -> None:
+        """One row of the validation log."""
+        self._validated.add((stage, step))
+        if self.write:
+            row = {"step": step, "stage": stage, "dice": dice, "mean": mean}
+            append_line(self.path / "validation.jsonl", row)
+            self._scalars(stage, {f"validation/{roi}": value for roi, value in dice.items()}, step)
+
+    def has_validation(self, stage: str, step: int) -> bool:
+        """Whether this step was validated."""
+        return (stage, step) in self._validated
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drop what a killed run logged of a stage after the checkpoint it resumes from."""
+        self._validated = {key for key in self._validated if key[0] != stage or key[1] <= step}
+        if self.write:
+            for name in ("log.jsonl", "validation.jsonl"):
+                truncate_lines(self.path / name, stage=stage, keep=step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _scalars(self, stage: str, values: dict[str, float], step: int) -> None:
+        if self._board is None:
+            # Imported here: TensorBoard costs half a second, which a resumed or validating process need not wait for.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"))
+        for name, value in values.items():
+            self._board.add_scalar(f"{stage}/{name}", value, step)

@@ -1,0 +1,1 @@
+"""Text knowledge about regions of interest."""

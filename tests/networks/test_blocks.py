@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch import nn
+
+from gleanseg.networks.blocks import Conv3d, Dropout, InstanceNorm
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+def test_conv_gradients_in_bf16(planes: int, stride: int, memory_format: torch.memory_format) -> None:
+    """With two planes, PyTorch's own gives NaN or garbage within a few repetitions on some processors."""
+    torch.manual_seed(0)
+    conv = Conv3d(16, 16, 3, stride=stride, padding=1).to(memory_format=memory_format)
+    x = torch.randn(2, 16, planes, 4, 4).bfloat16().float().to(memory_format=memory_format)
+    conv.weight.data = conv.weight.data.bfloat16().float()
+    wanted = torch.nn.functional.conv3d(x, conv.weight, conv.bias, stride=stride, padding=1)
+    torch.testing.assert_close(conv(x), wanted)
+    pull = torch.randn_like(wanted).bfloat16().float()
+    (reference,) = torch.autograd.grad(wanted, conv.weight, pull)
+    for _ in range(10):
+        del_soon = [torch.full((n,), float("nan")) for n in (1_000, 7_000, 14_000, 100_000)]
+        del del_soon  # so that memory that nobody writes holds NaN
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (grad,) = torch.autograd.grad(conv(x), conv.weight, pull.bfloat16())
+        assert (grad - reference).norm() < 0.02 * reference.norm()
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_instance_norm_equals_pytorch(affine: bool, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    ours, theirs = InstanceNorm(6, affine=affine), nn.InstanceNorm3d(6, affine=affine)
+    if affine:
+        assert ours.weight is not None
+        assert ours.bias is not None
+        nn.init.normal_(ours.weight)
+        nn.init.normal_(ours.bias)
+        theirs.load_state_dict(ours.state_dict())
+    x = (torch.randn(3, 6, 5, 7, 4) * 3 + 10).to(memory_format=memory_format).requires_grad_()
+    pull = torch.randn(3, 6, 5, 7, 4)
+    found = ours(x)
+    assert found.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(found, theirs(x), rtol=1e-5, atol=1e-5)
+    (grad,) = torch.autograd.grad(found, x, pull)
+    (wanted,) = torch.autograd.grad(theirs(x), x, pull)
+    torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_instance_norm_is_the_same_in_evaluation_mode() -> None:
+    x = torch.randn(2, 3, 4, 4, 4)
+    norm = InstanceNorm(3)
+    torch.testing.assert_close(norm.train()(x), norm.eval()(x), rtol=0, atol=0)
+    assert norm(x).mean((2, 3, 4)).abs().max() < 1e-6
+    assert (norm(x).var((2, 3, 4), correction=0) - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
+    torch.manual_seed(0)
+    y = Dropout(rate)(torch.ones(2, 8, 20, 30, 21))
+    assert y.eq(0).float().mean().item() == pytest.approx(rate, abs=0.005)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert y[y != 0].unique().tolist() == pytest.approx([1 / (1 - rate)], rel=2e-4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_gradient_follows_what_was_kept(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 6, 7).to(dtype).to(memory_format=memory_format).requires_grad_()
+    y = Dropout(0.5)(x)
+    assert y.dtype == dtype
+    assert y.stride() == x.stride()
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(grad, torch.where(y != 0, 2.0, 0.0).to(dtype))
+    # Neighbors are dropped independently of each other: about a quarter of all pairs.
+    dropped = y.eq(0)
+    assert (dropped[..., 1:] & dropped[..., :-1]).float().mean().item() == pytest.approx(0.25, abs=0.06)
+    assert (dropped[:, 1:] & dropped[:, :-1]).float().mean().item() == pytest.approx(0.25, abs=0.06)
+
+
+def test_dropout_follows_the_seed_and_the_mode() -> None:
+    x, drop = torch.ones(1, 2, 4, 4, 4), Dropout(0.5)
+    torch.manual_seed(3)
+    first = drop(x)
+    torch.manual_seed(3)
+    assert torch.equal(first, drop(x))
+    assert not torch.equal(first, drop(x))
+    assert drop.eval()(x) is x

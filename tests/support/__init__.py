@@ -1,0 +1,1 @@
+"""Shared by the tests: small networks, made-up batches, probe methods."""

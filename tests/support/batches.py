@@ -1,0 +1,67 @@
+"""Made-up batches and networks, small enough for a test of a second."""
+
+import torch
+
+from gleanseg.networks.network import Network
+from gleanseg.networks.unet3d import UNet3D
+from gleanseg.types import Batch
+
+NUM_ROIS = 3
+SIDE = 16
+
+
+def small_network() -> Network:
+    """A U-Net without batch norm and dropout, so that a step does not depend on how rows are spread over ranks."""
+    return UNet3D(UNet3D.Config(width=4, levels=3, dropout=0.0), in_channels=1, num_rois=NUM_ROIS)
+
+
+def make_batch(*, rows: int = 4, num_labelled: int = 2, seed: int = 0, known: bool | None = None) -> Batch:
+    """Random images and balls as labels; half of the (labelled row, ROI) pairs unknown, all pairs of unlabelled rows.
+
+    Args:
+        rows: size.
+        num_labelled: rows with labels.
+        seed: of everything.
+        known: True or False makes every pair known or unknown.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(SIDE)] * 3, indexing="ij")).float()
+    codes = torch.zeros(rows, SIDE, SIDE, SIDE, dtype=torch.int32)
+    for row in range(rows):
+        for code in range(1, NUM_ROIS + 1):
+            center = torch.randint(3, SIDE - 3, (3, 1, 1, 1), generator=generator)
+            codes[row][((grid - center) ** 2).sum(0) < 12] = code
+    image = codes[:, None].float() - 1 + 0.3 * torch.randn(rows, 1, SIDE, SIDE, SIDE, generator=generator)
+    table = torch.zeros(rows, NUM_ROIS + 1, NUM_ROIS, dtype=torch.bool)
+    for code in range(1, NUM_ROIS + 1):
+        table[:, code, code - 1] = True
+    table[:, 2, 0] = True  # code 2 lies in two ROIs
+    known_BR = torch.zeros(rows, NUM_ROIS, dtype=torch.bool)
+    for row in range(num_labelled):
+        known_BR[row, row % NUM_ROIS] = known_BR[row, (row + 1) % NUM_ROIS] = True
+    if known is not None:
+        known_BR[:] = known
+    valid = torch.ones(rows, SIDE, SIDE, SIDE, dtype=torch.bool)
+    valid[:, :2] = False
+    noise = 0.1 * torch.randn(image.shape, generator=generator)
+    return Batch(
+        x={"weak": image, "strong": image + noise},
+        codes=codes,
+        table=table,
+        known=known_BR,
+        valid=valid,
+        key=torch.arange(rows) + 1000 * seed,
+        spacing_mm=torch.ones(rows, 3),
+        num_labelled=num_labelled,
+    )
+
+
+def rows_of_rank(batch: Batch, rank: int, world: int) -> Batch:
+    """The share of a batch that one rank of several is given."""
+    order = torch.arange(len(batch.codes))
+    mine = torch.cat([order[: batch.num_labelled][rank::world], order[batch.num_labelled :][rank::world]])
+    return batch._replace(
+        x={name: view[mine] for name, view in batch.x.items()},
+        num_labelled=len(range(rank, batch.num_labelled, world)),
+        **{name: getattr(batch, name)[mine] for name in ("codes", "table", "known", "valid", "key", "spacing_mm")},
+    )
