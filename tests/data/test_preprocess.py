@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.volumes import ROIS, VALUES, ct_case, ct_manifest, save
 
 from gleanseg.config import PrepareConfig
 from gleanseg.data import images, preprocess, store_files
 from gleanseg.data.preprocess import prepare
 from gleanseg.data.store import Store
 from gleanseg.errors import UserError
+from support.volumes import ROIS, VALUES, ct_case, ct_manifest, save
 
 CONFIG = PrepareConfig(spacing=(1.0, 1.0, 1.0), window=(-100, 200), crop="none")
 
@@ -182,7 +182,9 @@ def test_a_store_of_another_plan_is_left_alone(cases, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_image_under_two_ids_is_refused(cases, tmp_path, workers):
-    cases[3]["images"] = [save(tmp_path / "raw" / "copy.nii", images.read(Path(cases[0]["images"][0])).array.astype(np.float32))]
+    cases[3]["images"] = [
+        save(tmp_path / "raw" / "copy.nii", images.read(Path(cases[0]["images"][0])).array.astype(np.float32))
+    ]
     with pytest.raises(UserError, match=r"cases '(a|d)' .* and '(a|d)' .* hold the same image"):
         prepare(ct_manifest(*cases), CONFIG, tmp_path / "s", num_workers=workers)
     with pytest.raises(UserError, match="did not finish"):

@@ -105,8 +105,9 @@ def test_code_types():
 
 
 def test_more_than_255_sets_take_two_bytes():
-    table = np.concatenate([np.zeros((1, 9)), [[(n >> bit) & 1 for bit in range(9)] for n in range(1, 400)]]).astype(bool)
-    codes = np.arange(400, dtype=np.uint16).reshape(1, 1, 400)
+    numbers = np.arange(400)
+    table = ((numbers[:, None] >> np.arange(9)) & 1).astype(np.bool_)
+    codes = numbers.astype(np.uint16).reshape(1, 1, 400)
     made, sets = resample_codes(codes, table, [STAY, STAY, axis_map(400, 1.0, 1.0)])
     assert made.dtype == np.uint16
     np.testing.assert_array_equal(sets[made], table[codes])

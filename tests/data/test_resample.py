@@ -6,7 +6,9 @@ from gleanseg.data.resample import AxisMap, apply_matrices, axis_map, axis_matri
 
 
 @pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize(("num_in", "step", "offset"), [(37, 0.6, -0.2), (37, 1.7, 0.3), (23, 1.0, 0.25), (2, 0.3, -1.4)])
+@pytest.mark.parametrize(
+    ("num_in", "step", "offset"), [(37, 0.6, -0.2), (37, 1.7, 0.3), (23, 1.0, 0.25), (2, 0.3, -1.4)]
+)
 def test_matrix_is_scipys_operator_in_mode_nearest(order, num_in, step, offset):
     signal = np.random.default_rng(0).normal(size=num_in)
     matrix = axis_matrix(num_in, 40, step=step, offset=offset, order=order)
@@ -42,7 +44,8 @@ def test_other_orders_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("num_in", "in_mm", "out_mm", "num_out"), [(100, 1.0, 2.0, 50), (101, 0.7, 1.5, 47), (3, 1.0, 10.0, 1), (5, 5.0, 1.0, 25)]
+    ("num_in", "in_mm", "out_mm", "num_out"),
+    [(100, 1.0, 2.0, 50), (101, 0.7, 1.5, 47), (3, 1.0, 10.0, 1), (5, 5.0, 1.0, 25)],
 )
 def test_both_grids_share_their_centre(num_in, in_mm, out_mm, num_out):
     made = axis_map(num_in, in_mm, out_mm)

@@ -54,9 +54,10 @@ def oriented(order, signs, tilt):
     return affine
 
 
-ORIENTATIONS = [
-    (order, signs, 0.0) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
-] + [((0, 1, 2), (-1, -1, 1), 12.0), ((2, 0, 1), (1, -1, -1), -20.0)]
+ORIENTATIONS = [(order, signs, 0.0) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)] + [
+    ((0, 1, 2), (-1, -1, 1), 12.0),
+    ((2, 0, 1), (1, -1, -1), -20.0),
+]
 
 
 @pytest.mark.parametrize(("order", "signs", "tilt"), ORIENTATIONS)

@@ -1,16 +1,21 @@
 """The command: table, files, exit code, and one-line errors."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 import pytest
 import tyro
 
+import gleanseg
 from gleanseg.cli.evaluate import Command
 from gleanseg.data.manifest import Case, Channel, Manifest
 from gleanseg.errors import UserError
+from gleanseg.evaluate.evaluation import Evaluation
+from gleanseg.evaluate.evaluator import evaluate_folder
 
 
 @pytest.fixture
@@ -71,8 +76,31 @@ def test_protocol_and_comparison(folder: Path, capsys: pytest.CaptureFixture[str
 def test_mistakes(folder: Path) -> None:
     with pytest.raises(UserError, match="give --manifest"):
         run(folder / "p")
-    with pytest.raises(UserError, match="no protocol 'defalt'; did you mean 'default'"):
-        run(folder / "p", "--manifest", folder / "m.json", "--protocol", "defalt")
+    with pytest.raises(UserError, match="no protocol 'default-2'; did you mean 'default'"):
+        run(folder / "p", "--manifest", folder / "m.json", "--protocol", "default-2")
     (folder / "p" / "run.json").write_text("{}")
     with pytest.raises(UserError, match=r"is a run.*leave --manifest out"):
         run(folder / "p", "--manifest", folder / "m.json")
+
+
+def test_a_run_goes_through_the_api(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run knows its manifest and predictions; the command hands over split and protocol, and saves nothing itself."""
+    asked: list[object] = []
+
+    def evaluate(run: Path, *, split: str, protocol: str, num_workers: int | None, progress: object) -> Evaluation:
+        asked.extend([run, split, protocol, num_workers])
+        values = {1: ("liver",), 2: ("spleen",)}
+        return evaluate_folder(Manifest.load(folder / "m.json"), folder / "p", values=values, protocol=protocol)
+
+    api = ModuleType("gleanseg.api")
+    monkeypatch.setattr(api, "evaluate", evaluate, raising=False)
+    monkeypatch.setitem(sys.modules, "gleanseg.api", api)
+    monkeypatch.setattr(gleanseg, "api", api, raising=False)
+    (folder / "r").mkdir()
+    (folder / "r" / "run.json").write_text("{}")
+    assert run(folder / "r", "--protocol", "ssl3d", "--num-workers", "1") == 0
+    assert asked == [folder / "r", "test", "ssl3d", 1]
+    assert "test-ssl3d.json" in capsys.readouterr().out
+    assert [p.name for p in (folder / "r").iterdir()] == ["run.json"]

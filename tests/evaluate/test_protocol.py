@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gleanseg.errors import UserError
-from gleanseg.evaluate.protocol import Protocol, protocol_names
+from gleanseg.evaluate.protocol import Cleanup, Empty, Protocol, protocol_names
 from gleanseg.rois.ontology import builtin
 
 
@@ -58,3 +58,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     file.write_text(rest.replace('"dice"', '"nsd"').format('unit = "voxel"'))
     with pytest.raises(UserError, match="give a number of voxels"):
         Protocol.load(file)
+
+
+def test_every_field_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
+    fields = {*Protocol.model_fields, *Empty.model_fields, *Cleanup.model_fields, *protocol_names()}
+    assert [name for name in sorted(fields) if f"`{name}`" not in page] == []

@@ -179,7 +179,7 @@ def test_build_is_strict() -> None:
     with pytest.raises(UserError, match="vnet"):
         networks.build("vnett", {}, in_channels=1, num_rois=1)
     with pytest.raises(UserError, match="did you mean 'width'"):
-        networks.build("vnet", {"widht": 8}, in_channels=1, num_rois=1)
+        networks.build("vnet", {"widths": 8}, in_channels=1, num_rois=1)
     with pytest.raises(UserError, match="width"):
         networks.build("unet3d", {"width": 0}, in_channels=1, num_rois=1)
     with pytest.raises(UserError, match="dropout"):

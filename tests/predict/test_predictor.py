@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stand_ins import Threshold, make_plan, make_predictor
 from torch import Tensor, nn
 
 from gleanseg.config import PredictConfig
-from gleanseg.data.manifest import Channel
-from gleanseg.data.plan import Intensity, Plan
+from gleanseg.data.plan import Intensity
 from gleanseg.data.volume import Grid, Volume
 from gleanseg.errors import UserError
 from gleanseg.predict.passes import air_test, all_flips, side_swap, trained_flips
@@ -17,43 +17,6 @@ from gleanseg.predict.predictor import Options, Predictor
 from gleanseg.rois.ontology import builtin
 
 CENTER_MM, RADIUS_MM = np.array([12.0, -9.0, 25.0]), 13.0
-
-
-class Threshold(nn.Module):
-    """ROI r is where the intensity is above its level."""
-
-    linear_head = True
-
-    def __init__(self, *levels: float) -> None:
-        super().__init__()
-        self.levels = nn.Parameter(torch.tensor(levels))
-        self.calls = 0
-
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        assert not self.training
-        self.calls += len(x)
-        return (x,)
-
-    def score(self, features: tuple[Tensor, ...], rois: slice | None = None) -> Tensor:
-        return features[0] - self.levels[rois or slice(None), None, None, None]
-
-
-def make_plan(
-    rois: tuple[str, ...], *, spacing_ZYX_mm: tuple[float, float, float] = (1.5, 1.5, 1.5), **changes: object
-) -> Plan:
-    settings: dict = {
-        "intensity": (Intensity(kind="none"),),
-        "resample": "linear",
-        "crop": "none",
-        "channels": (Channel(name="mr", modality="MR"),),
-        **changes,
-    }
-    return Plan(spacing_ZYX_mm=spacing_ZYX_mm, rois=rois, **settings)
-
-
-def make_predictor(*nets: Threshold, rois: tuple[str, ...] = ("liver",), **changes: object) -> Predictor:
-    plan = changes.pop("plan", None) or make_plan(rois)
-    return Predictor(nets, plan=plan, rois=rois, ontology=builtin(), patch_ZYX=(16, 16, 16), **changes)
 
 
 def rotation(degrees: tuple[float, float, float]) -> np.ndarray:

@@ -81,9 +81,9 @@ def show_diagnosis(diagnosis: "Diagnosis", *, every: bool = False) -> None:
     from gleanseg.cli.progress import console
 
     splits = Counter(diagnosis.splits.values())
-    said = ", ".join(f"{n} {split}" for split, n in splits.items())
+    said = ", ".join(f"{splits[s]} {s}" for s in ("train", "validation", "test") if splits[s])
     files = f"{diagnosis.num_files:,} files" + ("" if diagnosis.num_read else ", unchanged since the last time")
-    console.print(f"[bold]{escape(diagnosis.name)}[/]: {len(diagnosis.states)} cases ({said}), {files}")
+    console.print(f"[bold]{escape(diagnosis.name)}[/]: {_cases(len(diagnosis.states))} ({said}), {files}")
     console.print(_states(diagnosis))
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in diagnosis.findings:
@@ -91,7 +91,7 @@ def show_diagnosis(diagnosis: "Diagnosis", *, every: bool = False) -> None:
     for (severity, code), found in groups.items():
         mark = {"error": "✗", "warning": "!", "note": "i"}[severity]
         cases = list(dict.fromkeys(f.case for f in found if f.case))
-        about = f"  {len(cases)} case{'s' if len(cases) > 1 else ''}" if cases else ""
+        about = f"  {_cases(len(cases))}" if cases else ""
         console.print(f"[{_COLOR[severity]}]{mark} {severity}[/]  [bold]{code}[/]{about}")
         for finding in found if every else found[:1]:
             case = f"{finding.case}: " if finding.case else ""
@@ -115,9 +115,7 @@ def _states(diagnosis: "Diagnosis") -> "Table":
         return _count_table(rois, patterns.values())
     table = _table()
     for (site, _), n in kinds.items():
-        table.add_column(
-            f"{site}\n[not bold]{n} case{'s' if n > 1 else ''}[/]" if site else f"{n} cases", justify="center"
-        )
+        table.add_column(f"{site}\n[not bold]{_cases(n)}[/]" if site else _cases(n), justify="center")
     rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for index, roi in enumerate(rois):
         row = tuple(_SIGN[pattern[index]] for _, pattern in kinds)
@@ -144,6 +142,10 @@ def _count_table(rois: Sequence[str], patterns: Iterable[tuple[str, ...]]) -> "T
         table.add_row(f"[dim]and {rest} more ROIs, in fewer cases[/]")
     table.caption = "number of cases in which each ROI is in each state"
     return table
+
+
+def _cases(n: int) -> str:
+    return f"{n} case{'s' if n != 1 else ''}"
 
 
 def _table() -> "Table":

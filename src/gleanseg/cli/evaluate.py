@@ -25,6 +25,7 @@ class Command:
     """Score predictions: Dice, Jaccard, HD95, ASD, ASSD and NSD per case and known ROI, as JSON, CSV and a table.
 
     Of a run: gleanseg evaluate RUN --split test
+
     Of any folder: gleanseg evaluate PREDICTIONS --manifest M.json --values 1=liver 2=liver,liver_tumor
     """
 

@@ -106,11 +106,12 @@ def _save(manifest: Any, out: Path) -> None:
     splits = Counter(case.split for case in manifest.cases)
     labelled = sum(case.labels is not None for case in manifest.cases)
     said = ", ".join(f"{splits[name]} {name}" for name in ("train", "validation", "test") if splits[name])
-    console.print(f"[bold]{out}[/bold]: {len(manifest.cases)} cases ({said}), {labelled} with labels")
+    cases = f"{len(manifest.cases)} case{'s' if len(manifest.cases) != 1 else ''}"
+    console.print(f"[bold]{out}[/bold]: {cases} ({said}), {labelled} with labels")
     counts: Counter[tuple[str, State]] = Counter()
     for case in manifest.cases:
         counts.update(manifest.states(case).items())
     shown = [f"{roi} {counts[roi, State.ANNOTATED]}" for roi in manifest.rois[:12]]
     more = f" and {len(manifest.rois) - 12} more" if len(manifest.rois) > 12 else ""
-    console.print(f"cases that annotate each of {len(manifest.rois)} ROIs: {', '.join(shown)}{more}")
+    console.print(f"cases that annotate each ROI: {', '.join(shown)}{more}")
     console.print(f"next: gleanseg doctor {out}")

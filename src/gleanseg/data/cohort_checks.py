@@ -19,6 +19,8 @@ _SPREADS = 6.0
 _WIDE = 1.5
 """Decades between the smallest and the largest intensity range from which the whole set gets a finding."""
 _ODD_SPACING = 8.0
+_ENOUGH = 3
+"""Annotating cases from which an ROI without a voxel is a finding about the whole set."""
 
 
 def check_cohort(manifest: Manifest, facts: Facts, contents: Mapping[str, str]) -> list[Finding]:
@@ -184,12 +186,14 @@ def _coverage(manifest: Manifest, facts: Facts) -> Iterator[Finding]:
             "take it out of 'rois', or add cases that annotate it",
         )
     total: dict[str, int] = defaultdict(int)
+    asked: dict[str, int] = defaultdict(int)
     for case in manifest.cases:
         files = {name: facts.labels[name] for name in case.label_files() if name in facts.labels}
         if case.labels is not None and len(files) == len(set(case.label_files())):
             for roi, (n, _) in voxels(case, files).items():
                 total[roi] += n if roi in case.annotated else 0
-    if nowhere := [roi for roi, n in total.items() if n == 0]:
+                asked[roi] += roi in case.annotated
+    if nowhere := [roi for roi, n in total.items() if n == 0 and asked[roi] >= _ENOUGH]:
         yield warning(
             "always-empty",
             "",

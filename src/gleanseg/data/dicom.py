@@ -61,16 +61,6 @@ def read_grid(folder: Path) -> tuple[Grid, int]:
     return _series(folder)[1], 1
 
 
-def is_series(folder: Path) -> bool:
-    """Whether a folder holds at least one DICOM image; looks no further than the first that is."""
-    return any(_slice(f) is not None for f in _files(folder))
-
-
-def files(folder: Path) -> list[Path]:
-    """Files of the one series in the folder, in the order of their positions."""
-    return [s.path for s in _series(folder)[0]]
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".") and f.name != "DICOMDIR")
 
@@ -167,7 +157,7 @@ def _step(ordered: list[Slice], normal: Float64[np.ndarray, " 3"], folder: Path)
     positions = np.array([s.position for s in ordered])
     step = np.asarray((positions[-1] - positions[0]) / (len(ordered) - 1))
     gaps = np.diff(positions @ normal)
-    size = float(np.median(gaps))
+    size = float(np.percentile(gaps, 50, method="lower"))
     if (gaps < 1e-3).any():
         at = int((gaps < 1e-3).argmax())
         raise UserError(

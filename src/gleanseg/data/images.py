@@ -4,8 +4,8 @@ Axes: arrays are Z, Y, X (or C, Z, Y, X); affines map voxel (x, y, z) to RAS mil
 """
 
 import hashlib
-import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -76,22 +76,18 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> None:
         ValueError: the array does not fit the grid.
     """
     ending = suffix(path)
-    if ending not in SUFFIXES:
+    if not ending:
         raise UserError(f"{path}: cannot write this kind of file; end its name in one of {', '.join(SUFFIXES)}")
     if tuple(array.shape[-3:]) != like.grid.shape_ZYX or array.ndim not in (3, 4):
         raise ValueError(f"array {array.shape} does not fit the grid {like.grid.shape_ZYX} of {like.source}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The ending stays last, because SimpleITK chooses the format by it.
-    part = path.with_name(f".{path.name.removesuffix(ending)}.{os.getpid()}.part{ending}")
-    writer = nifti.write if ending in _NIFTI else itk.write
-    try:
+    writer = nifti.write if ending.lower() in _NIFTI else itk.write
+    with TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+        part = Path(folder) / path.name
         writer(part, _writable(array), like)
-        if ending in (".mhd", ".nhdr"):
-            _rename_pair(part, path)
-        else:
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        for voxels in sorted(f for f in Path(folder).iterdir() if f != part):  # of .mhd and .nhdr, before their header
+            voxels.replace(path.with_name(voxels.name))
+        part.replace(path)
 
 
 def content_hash(source: Volume | Path) -> str:
@@ -207,13 +203,3 @@ def _writable(array: NDArray[Any]) -> NDArray[Any]:
         if low >= -(2**31) and high < 2**31:
             return np.ascontiguousarray(array, dtype=np.int32)
     return native(array)
-
-
-def _rename_pair(header: Path, path: Path) -> None:
-    """Move a detached header and its voxels into place, with the header naming the voxels' final file."""
-    (voxels,) = [f for f in header.parent.glob(f"{header.stem}.*") if f.suffix != header.suffix]
-    final = path.with_name(f"{path.stem}{voxels.name.removeprefix(header.stem)}")
-    text = header.read_text(encoding="utf-8").replace(voxels.name, final.name)
-    voxels.replace(final)
-    header.write_text(text, encoding="utf-8")
-    header.replace(path)

@@ -53,7 +53,11 @@ class Manifest(Strict):
         except ValidationError as error:
             raise UserError(one_line(error, data, source)) from None
         self._root = Path() if root is None else root
-        check(self.rois, self.channels, self.cases, self.ontology(), source)
+        try:
+            ontology = self.ontology()
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        check(self.rois, self.channels, self.cases, ontology, source)
 
     @property
     def root(self) -> Path:

@@ -69,8 +69,15 @@ def check(
     _no_twins((c.id for c in cases), f"{source}: case id", "'cases'")
     seen: set[object] = set()
     known = frozenset(rois)
+    owner: dict[tuple[str, ...], Case] = {}
     for case in cases:
         where = f"{source}, case {case.id!r}"
+        other = owner.setdefault(case.images, case)
+        if other is not case:
+            raise UserError(
+                f"{where} ({case.split}): has the image {case.images[0]!r} of case {other.id!r} ({other.split});"
+                " keep one of them, with the labels of both"
+            )
         _check_files(case, len(channels), where)
         # Most cases share a few patterns of labels: each pattern is checked once.
         keys: object = frozenset(case.labels) if isinstance(case.labels, dict) else type(case.labels)

@@ -57,6 +57,7 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> None:
     header.set_slope_inter(1.0, 0.0)
     header["cal_min"] = header["cal_max"] = 0.0
     header["vox_offset"] = 0  # let nibabel place the voxels right behind the header
+    header.set_intent("none")
     header.extensions.clear()
     header["magic"] = header.single_magic
     header["vox_offset"] = header.single_vox_offset
@@ -127,9 +128,7 @@ def _payload(stream: io.BufferedIOBase, header: Any) -> NDArray[Any]:
     shape = tuple(int(n) for n in header.get_data_shape())
     if not shape or min(shape) < 1:
         raise OSError(f"its shape is {shape}")
-    skip = int(header["vox_offset"]) - header.sizeof_hdr
-    if skip > 0:
-        stream.read(skip)
+    stream.read(max(int(header["vox_offset"]), header.single_vox_offset) - header.sizeof_hdr)
     raw = np.empty(shape[::-1], dtype=header.get_data_dtype())
     buffer = memoryview(raw.reshape(-1).view(np.uint8).data)
     filled = 0

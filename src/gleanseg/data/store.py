@@ -126,7 +126,6 @@ class Store:
     def __init__(self, path: Path, plan: Plan, *, manifest_digest: str) -> None:
         self.path, self.plan, self.manifest_digest = path, plan, manifest_digest
         self.rois, self.channels = plan.rois, plan.channels
-        self._index = np.load(path / "index.npz", allow_pickle=False)
         self._cache: OrderedDict[str, StoredCase] = OrderedDict()
         self._lock = Lock()
 
@@ -147,42 +146,47 @@ class Store:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Case ids in the manifest's order."""
-        return tuple(str(name) for name in self._index["ids"])
+        return tuple(str(name) for name in self._column("ids"))
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
         """Site of each case."""
-        return tuple(str(name) for name in self._index["sites"])
+        return tuple(str(name) for name in self._column("sites"))
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Split of each case."""
-        return tuple(str(name) for name in self._index["splits"])
+        return tuple(str(name) for name in self._column("splits"))
 
     @cached_property
     def annotated(self) -> Bool[np.ndarray, "N R"]:
         """Whether the voxels of each ROI are given, of all cases."""
-        return np.asarray(self._index["annotated"])
+        return self._column("annotated")
 
     @cached_property
     def known(self) -> Bool[np.ndarray, "N R"]:
         """Whether each ROI is annotated or certainly absent, of all cases."""
-        return np.asarray(self._index["known"])
+        return self._column("known")
 
     @cached_property
     def num_voxels(self) -> Int64[np.ndarray, "N R"]:
         """Voxels of each ROI, of all cases."""
-        return np.asarray(self._index["num_voxels"])
+        return self._column("num_voxels")
 
     @cached_property
     def shapes_ZYX(self) -> Int64[np.ndarray, "N 3"]:
         """Shape of each stored volume."""
-        return np.asarray(self._index["shapes"])
+        return self._column("shapes")
 
     @cached_property
     def contents(self) -> tuple[str, ...]:
         """Hash of each input's voxels."""
-        return tuple(str(name) for name in self._index["contents"])
+        return tuple(str(name) for name in self._column("contents"))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        # Opened anew each time: a handle would not survive a fork, nor let 'prepare' replace the file on every system.
+        with np.load(self.path / "index.npz", allow_pickle=False) as index:
+            return np.asarray(index[name])
 
     @cached_property
     def _row(self) -> dict[str, int]:

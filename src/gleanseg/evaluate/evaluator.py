@@ -66,18 +66,7 @@ def evaluate_folder(
         raise UserError(f"{manifest.name}: no case with split = {split!r} to evaluate")
     predicted = [roi for roi in manifest.rois if roi in held.rois]
     known = {case.id: _known(manifest, case, predicted, chosen) for case in cases}
-    scorable = [case for case in cases if known[case.id]]
-    missing = tuple(case.id for case in scorable if not held.files(case.id))
-    if missing and not allow_missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(
-            f"{predictions}: no prediction of case {missing[0]!r}{more} (of {len(scorable)}); expected "
-            f"{missing[0]}.nii.gz; predict them, or leave them out with --allow-missing"
-        )
-    scored = [case for case in scorable if case.id not in missing]
-    if not scored:
-        reason = "every prediction is missing" if missing else "no ROI that was predicted is known in any case"
-        raise UserError(f"{predictions}: nothing to evaluate in split {split!r}: {reason}")
+    scored, missing = _with_predictions([case for case in cases if known[case.id]], held, split, allow_missing)
     tolerance_mm = {roi: ontology[roi].tolerance_mm for roi in predicted}
     workers = num_workers or min(8, os.cpu_count() or 1)
     inner = max(1, workers // len(scored))
@@ -110,6 +99,23 @@ def evaluate_folder(
         not_predicted=tuple(roi for roi in manifest.rois if roi not in held.rois),
         skipped_absent=everything - sum(len(known[case.id]) for case in scored),
     )
+
+
+def _with_predictions(
+    cases: list[Case], held: Predictions, split: Split, allow_missing: bool
+) -> tuple[list[Case], tuple[str, ...]]:
+    """The cases that can be scored, and the ids of those without a prediction."""
+    missing = tuple(case.id for case in cases if not held.files(case.id))
+    if missing and not allow_missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{held.folder}: no prediction of case {missing[0]!r}{more} (of {len(cases)}); expected "
+            f"{missing[0]}.nii.gz; predict them, or leave them out with --allow-missing"
+        )
+    if len(missing) == len(cases):
+        reason = "every prediction is missing" if missing else "no ROI that was predicted is known in any case"
+        raise UserError(f"{held.folder}: nothing to evaluate in split {split!r}: {reason}")
+    return [case for case in cases if case.id not in missing], missing
 
 
 def _known(manifest: Manifest, case: Case, rois: Sequence[str], protocol: Protocol | None) -> list[str]:

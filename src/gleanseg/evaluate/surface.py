@@ -1,12 +1,12 @@
 """Distances between the surfaces of two masks, all of them from one pass.
 
-A surface voxel is a voxel of the mask with a face neighbour outside (the image's border is outside), as medpy and MONAI
+A surface voxel is a voxel of the mask with a face neighbor outside (the image's border is outside), as medpy and MONAI
 define it. Both masks are cropped to their common bounding box. Distances are exact: the row distance (along the axis
-with the smallest voxels) is known for every voxel, so the nearest surface voxel is the best of a few neighbouring rows,
+with the smallest voxels) is known for every voxel, so the nearest surface voxel is the best of a few neighboring rows,
 taken nearest first until none can be closer. Voxels that are far from the other surface are left to a k-d tree, or to a
 distance transform of the box (squares in float32, so 7 digits) when they are many.
 
-Axes: arrays are Z Y X; N counts surface voxels, K neighbouring rows.
+Axes: arrays are Z Y X; N counts surface voxels, K neighboring rows.
 """
 
 import math
@@ -22,7 +22,7 @@ Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
 
 _NOT_NEAR = 128  # row distance of rows without a near surface voxel
-_NUM_ROWS = 150  # neighbouring rows that are tried before a voxel counts as far
+_NUM_ROWS = 150  # neighboring rows that are tried before a voxel counts as far
 _GROUPS = (1, 8, 24, 56, 104)  # rows tried before voxels whose answer is certain are put aside
 _MAX_CANDIDATES = 1 << 18  # voxels x rows handled at once, so that they stay in the cache
 _FEW = 10_000  # far points that the k-d tree answers in a tenth of a second
@@ -79,7 +79,7 @@ def surface_distances(
     if row_axis == 2:  # rows of a contiguous axis are slow to shift
         prediction, reference = prediction.swapaxes(1, 2), reference.swapaxes(1, 2)
         spacing_ZYX, row_axis = (spacing_ZYX[0], spacing_ZYX[2], spacing_ZYX[1]), 1
-    rows = _neighbouring_rows(spacing_ZYX, row_axis)
+    rows = _neighboring_rows(spacing_ZYX, row_axis)
     surfaces = [_surface(_padded(mask, rows.margin)) for mask in (prediction, reference)]
     points = [np.flatnonzero(surface) for surface in surfaces]
     return SurfaceDistances(
@@ -89,7 +89,7 @@ def surface_distances(
 
 
 def surface_voxels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels of ``mask`` (Z Y X) with a face neighbour outside the mask or outside the image."""
+    """Voxels of ``mask`` (Z Y X) with a face neighbor outside the mask or outside the image."""
     return _surface(_padded(mask, (1, 1, 1)))[1:-1, 1:-1, 1:-1]
 
 
@@ -130,7 +130,7 @@ class _Rows(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _neighbouring_rows(spacing_ZYX: Spacing, axis: int) -> _Rows:
+def _neighboring_rows(spacing_ZYX: Spacing, axis: int) -> _Rows:
     first, second = (a for a in range(3) if a != axis)
     radius = math.sqrt(_NUM_ROWS * spacing_ZYX[first] * spacing_ZYX[second] / math.pi)
     a = np.arange(-int(radius / spacing_ZYX[first]), int(radius / spacing_ZYX[first]) + 1)

@@ -18,9 +18,10 @@ def pooled_dice(
     valid_BZYX: Bool[Tensor, "B Z Y X"],
     *,
     smooth: float = 1e-5,
+    margin: float = 0.0,
     squared: bool = False,
 ) -> Pooled:
-    r"""Mean over ROIs of $1 - \frac{2 \sum p y + s}{\sum p + \sum y + s}$, with sums over all known cases together.
+    r"""Mean over ROIs of $1 - \frac{2 \sum p y + s}{\sum p + \sum y + s + m}$, with sums over all known cases together.
 
     Pooling over the global batch makes small ROIs steady: a patch that holds ten voxels of a tumor counts as ten
     voxels, not as a Dice of its own. ROIs without a reference voxel in the global batch are left out, as their Dice
@@ -32,10 +33,11 @@ def pooled_dice(
         known_BR: whether case b is annotated for ROI r or known not to contain it.
         valid_BZYX: False in padding and where nobody judged.
         smooth: s.
+        margin: m; with ``smooth=0, margin=1`` the form of DoDNet.
         squared: $\sum p^2 + \sum y^2$ in the denominator, as V-Net and UA-MT.
 
     Returns:
-        ``sums`` (3, R): overlap, denominator without s, reference voxels.
+        ``sums`` (3, R): overlap, denominator without s and m, reference voxels.
 
     References:
         Milletari et al., V-Net, 3DV 2016, https://arxiv.org/abs/1606.04797 (squared form)
@@ -48,7 +50,7 @@ def pooled_dice(
         counted_R = reference_R > 0
         # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
         size_R = torch.where(counted_R, size_R, 1)
-        lost_R = 1 - (2 * overlap_R + smooth) / (size_R + smooth)
+        lost_R = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
         mean: Tensor = torch.where(counted_R, lost_R, 0).sum() / counted_R.sum().clamp_min(1)
         return mean
 
@@ -62,9 +64,10 @@ def case_dice(
     valid_BZYX: Bool[Tensor, "B Z Y X"],
     *,
     smooth: float = 1e-5,
+    margin: float = 0.0,
     squared: bool = False,
 ) -> Mean:
-    r"""Mean over known (case, ROI) pairs of $1 - \frac{2 \sum p y + s}{\sum p + \sum y + s}$.
+    r"""Mean over known (case, ROI) pairs of $1 - \frac{2 \sum p y + s}{\sum p + \sum y + s + m}$.
 
     An empty reference is known and takes part: its loss is 0 for an empty prediction and close to 1 for any other, with
     a gradient of order $s / (\sum p)^2$. Prefer ``pooled_dice`` for patches that often miss an ROI.
@@ -74,7 +77,8 @@ def case_dice(
         y_BRZYX: masks, bool or 0 to 1 in any type; not read where the pair is unknown or the voxel invalid.
         known_BR: whether case b is annotated for ROI r or known not to contain it.
         valid_BZYX: False in padding and where nobody judged.
-        smooth: s; greater than 0.
+        smooth: s; s + m must be greater than 0.
+        margin: m; with ``smooth=0, margin=1`` the form of DoDNet.
         squared: $\sum p^2 + \sum y^2$ in the denominator.
 
     Returns:
@@ -84,7 +88,7 @@ def case_dice(
     """
     overlap_BR, size_BR, _ = pair_sums(_squared if squared else _linear, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
     counted_BR = known_BR & (valid_voxels(valid_BZYX) > 0)[:, None]
-    lost_BR = 1 - (2 * overlap_BR + smooth) / (size_BR + smooth)
+    lost_BR = 1 - (2 * overlap_BR + smooth) / (size_BR + smooth + margin)
     return Mean(torch.where(counted_BR, lost_BR, 0).sum(), counted_BR.sum().float())
 
 

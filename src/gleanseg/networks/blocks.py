@@ -24,7 +24,8 @@ class Conv3d(nn.Conv3d):
     def forward(self, input: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D Z2 Y2 X2"]:
         """The convolution."""
         padding = self.padding
-        assert not isinstance(padding, str) and self.padding_mode == "zeros", "padding is a number of zeros"
+        assert not isinstance(padding, str), "padding is given as numbers"
+        assert self.padding_mode == "zeros", "other borders need their own padding"
         if input.device.type != "cpu" or input.shape[2] >= self.kernel_size[0] or padding[0] == 0:
             return super().forward(input)
         padded = functional.pad(input, (0, 0, 0, 0, padding[0], padding[0]))

@@ -2,8 +2,10 @@
 
 import math
 
+Number = float | int
 
-def sigmoid_ramp(current: float, length: float = 1.0) -> float:
+
+def sigmoid_ramp(current: Number, length: Number = 1.0) -> float:
     r"""$e^{-5 (1 - t)^2}$ with $t = \min(current / length, 1)$: from 0.0067 to 1.
 
     Args:
@@ -15,15 +17,15 @@ def sigmoid_ramp(current: float, length: float = 1.0) -> float:
     return math.exp(-5.0 * (1.0 - _share(current, length)) ** 2)
 
 
-def linear_ramp(current: float, length: float = 1.0) -> float:
+def linear_ramp(current: Number, length: Number = 1.0) -> float:
     r"""$\min(current / length, 1)$: from 0 to 1; ``length`` 0 gives 1 throughout."""
     return _share(current, length)
 
 
-def cosine_ramp(current: float, length: float = 1.0) -> float:
+def cosine_ramp(current: Number, length: Number = 1.0) -> float:
     r"""$(1 - \cos \pi t) / 2$ with $t = \min(current / length, 1)$: from 0 to 1, flat at both ends."""
     return 0.5 * (1.0 - math.cos(math.pi * _share(current, length)))
 
 
-def _share(current: float, length: float) -> float:
+def _share(current: Number, length: Number) -> float:
     return 1.0 if length <= 0 else min(max(current / length, 0.0), 1.0)

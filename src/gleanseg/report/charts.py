@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from gleanseg.report.markup import Html, compact, html, tag
 
+Number = int | float
 NUM_COLORS = 8
 _MAX_POINTS = 360
 _WIDTH, _HEIGHT = 480, 270
@@ -16,8 +17,8 @@ class Series(NamedTuple):
     """One line: ``color`` indexes the page's palette, ``weight`` is ``main``, ``normal`` or ``faint``."""
 
     name: str
-    xs: Sequence[float]
-    ys: Sequence[float]
+    xs: Sequence[Number]
+    ys: Sequence[Number]
     color: int = 0
     weight: str = "normal"
 
@@ -25,13 +26,13 @@ class Series(NamedTuple):
 class Axis(NamedTuple):
     """Maps values to pixels between ``start`` and ``stop``."""
 
-    low: float
-    high: float
-    start: float
-    stop: float
+    low: Number
+    high: Number
+    start: Number
+    stop: Number
     log: bool = False
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         """Pixel of a value."""
         low, high = self.low, self.high
         if self.log:
@@ -39,7 +40,7 @@ class Axis(NamedTuple):
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
 
-def ticks(low: float, high: float, target: int = 5) -> list[float]:
+def ticks(low: Number, high: Number, target: int = 5) -> list[float]:
     """Round values (1, 2, 2.5, 5 times a power of ten) inside [low, high], about ``target`` of them."""
     if not high > low:
         return [low]
@@ -50,7 +51,7 @@ def ticks(low: float, high: float, target: int = 5) -> list[float]:
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: Number, high: Number) -> list[float]:
     """Powers of ten inside [low, high]; with fewer than two of them, also 2 and 5 times a power."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
@@ -61,7 +62,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     return found[::every]
 
 
-def smooth(ys: Sequence[float], span: int) -> list[float]:
+def smooth(ys: Sequence[Number], span: int) -> list[float]:
     """Centered moving mean over ``span`` points, narrower at the ends; NaN and infinity are left out."""
     half = span // 2
     smoothed = []
@@ -71,7 +72,7 @@ def smooth(ys: Sequence[float], span: int) -> list[float]:
     return smoothed
 
 
-def thin(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+def thin(xs: Sequence[Number], ys: Sequence[Number]) -> list[tuple[float, float]]:
     """At most about 360 points that keep the extremes of each bucket; non-finite values are dropped."""
     points = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
     if len(points) <= _MAX_POINTS:
@@ -91,8 +92,8 @@ def line_chart(
     label: str,
     unit: str = "",
     log: bool = False,
-    y_range: tuple[float, float] | None = None,
-    stages: Sequence[tuple[float, str]] = (),
+    y_range: tuple[Number, Number] | None = None,
+    stages: Sequence[tuple[Number, str]] = (),
     digits: int = 4,
 ) -> Html:
     """Lines over the training step, with a legend below when there are two or more.
@@ -121,7 +122,7 @@ def line_chart(
 
 
 def _axes(
-    points: Sequence[tuple[float, float]], *, log: bool, y_range: tuple[float, float] | None
+    points: Sequence[tuple[float, float]], *, log: bool, y_range: tuple[Number, Number] | None
 ) -> tuple[Axis, Axis]:
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     low, high = y_range or (min(ys), max(ys))
@@ -150,14 +151,14 @@ def _frame(x_axis: Axis, y_axis: Axis, digits: int) -> list[Html]:
     return [*drawn, tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="axis")]
 
 
-def _tick(value: float, digits: int) -> str:
+def _tick(value: Number, digits: int) -> str:
     if value and (abs(value) < 10.0**-digits or abs(value) >= 1e5):
         mantissa, _, exponent = f"{value:.0e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
     return compact(value, digits)
 
 
-def _stage_marks(stages: Sequence[tuple[float, str]], x_axis: Axis) -> list[Html]:
+def _stage_marks(stages: Sequence[tuple[Number, str]], x_axis: Axis) -> list[Html]:
     drawn = []
     for step, name in stages:
         x = x_axis(step)
@@ -192,7 +193,7 @@ def interval_axis(axis: Axis, *, width: int, height: int = 26) -> Html:
 
 
 def interval_plot(
-    axis: Axis, values: Sequence[float], *, mean: float, low: float, high: float, label: str, width: int
+    axis: Axis, values: Sequence[Number], *, mean: Number, low: Number, high: Number, label: str, width: int
 ) -> Html:
     """Cases as faint dots (spread so that equal ones stay visible), the mean as a dot on its interval.
 

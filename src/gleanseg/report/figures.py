@@ -206,10 +206,11 @@ def _shape(array: NDArray[np.generic]) -> tuple[int, int, int]:
 
 
 def visible(color: Color, *, floor: float = 0.42) -> Color:
-    """The color, lightened until it is bright enough to be seen on a dark picture."""
-    luminance = (0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2]) / 255
-    share = max(0.0, (floor - luminance) / (1 - luminance)) if luminance < 1 else 0.0
-    return _mixed(color, share)
+    """The color made brighter, and mixed with white if that is still too dark to be seen on a dark picture."""
+    factor = min(1.35, 255 / max(1, *color))  # not all the way, or dark and bright shades of a hue become one color
+    r, g, b = (round(c * factor) for c in color)
+    luminance = (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255
+    return _mixed((r, g, b), max(0.0, (floor - luminance) / (1 - luminance)) if luminance < floor else 0.0)
 
 
 def pale(color: Color) -> Color:

@@ -51,14 +51,14 @@ def _attribute(key: str, value: Attribute) -> str:
     return f' {key}="{text}"'
 
 
-def compact(value: float, digits: int = 2) -> str:
+def compact(value: int | float, digits: int = 2) -> str:
     """Shortest decimal with at most ``digits`` decimals: 3.10 is ``3.1``, -0.0 is ``0``."""
     text = f"{value:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text in ("-0", "") else text
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: int | float | None, digits: int = 3) -> str:
     """A number for a table with a true minus sign; an en dash when it is undefined."""
     if value is None or math.isnan(value):
         return "–"  # noqa: RUF001
@@ -72,7 +72,7 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Seconds as people say them: ``45 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"

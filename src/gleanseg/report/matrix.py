@@ -55,7 +55,7 @@ def state_matrix(cases: Sequence[CaseStates], *, names: Sequence[str]) -> Html:
     row = _ROW if len(names) < _DENSE_FROM else _DENSE_ROW
     height = _HEAD + row * len(names) + 4
     width = groups[-1].left + groups[-1].width
-    margin = round(max((len(name) for name in names), default=0) * 7.3) + 10
+    margin = round(max((len(name) for name in names), default=0) * (7.3 if row == _ROW else 6.5)) + 10
     labels = [
         tag("text", name, x=margin - 6, y=_HEAD + row * (r + 0.5) + 3.5, class_="row-name end")
         for r, name in enumerate(names)

@@ -36,7 +36,7 @@ def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -
         tall = panel.size_mm[1] * scale
         bottom = height - height_px + (height_px - tall) / 2
         axes = figure.add_axes((left / total, bottom / height, width / total, tall / height))
-        _draw_panel(axes, panel)
+        _draw_panel(axes, panel, width_px=width, height_px=tall)
         left += width + _GAP_PX
     if entries:
         columns = -(-len(entries) // rows)
@@ -49,7 +49,7 @@ def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -
     return buffer.getvalue()
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) -> None:
     rows, columns = panel.gray.shape
     axes.imshow(
         panel.gray, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows, 0), interpolation="bilinear"
@@ -64,11 +64,13 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         width = 1.7 if contour.focus else 1.0
         axes.add_collection(LineCollection(closed, colors=color, linewidths=width, linestyles=[style]))
     inside: dict[str, Any] = {"transform": axes.transAxes, "color": _INK}
-    for text, x, y in zip(panel.letters, (0.03, 0.97, 0.5, 0.5), (0.5, 0.5, 0.96, 0.04), strict=True):
-        axes.text(x, y, text, fontsize=11, weight="bold", ha="center", va="center", **inside)
+    x, y = 12 / width_px, 12 / height_px
+    for text, column, row in zip(panel.letters, (x, 1 - x, 0.5, 0.5), (0.5, 0.5, 1 - y, y), strict=True):
+        axes.text(column, row, text, fontsize=11, weight="bold", ha="center", va="center", **inside)
     length_mm = scale_bar_mm(panel.size_mm[0])
-    axes.plot([0.05, 0.05 + length_mm / panel.size_mm[0]], [0.04, 0.04], linewidth=2.5, **inside)
-    axes.text(0.05, 0.06, f"{length_mm} mm", fontsize=9, va="bottom", **inside)
+    start, above = 10 / width_px, 9 / height_px
+    axes.plot([start, start + length_mm / panel.size_mm[0]], [above, above], linewidth=2.5, **inside)
+    axes.text(start, 14 / height_px, f"{length_mm} mm", fontsize=9, va="bottom", **inside)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_axis_off()

@@ -157,6 +157,7 @@ class Draft:
         names: what translated the labels.
         cases: keyword arguments of ``Case``; ``values`` and ``annotated`` without containers.
         also: further ROIs to list: unions and parents that follow from the annotated ones.
+        rois: further ROIs to list, whatever is known of them.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Draft:
     names: Names
     cases: list[dict[str, Any]] = field(default_factory=list)
     also: Sequence[str] = ()
+    rois: Sequence[str] = ()
 
     def manifest(self) -> "gleanseg.data.manifest.Manifest":
         """Add containers to all values and check everything.
@@ -182,7 +184,7 @@ class Draft:
             for key in ("annotated", "absent"):
                 listed.update(dict.fromkeys(case.get(key, ())))
         extra = [ontology.find(name).id for name in self.also]
-        rois = tuple(dict.fromkeys([*listed, *extra]))
+        rois = tuple(dict.fromkeys([*listed, *extra, *(ontology.find(name).id for name in self.rois)]))
         memo: dict[tuple[str, ...], tuple[str, ...]] = {}
         for case in self.cases:
             self._complete(case, rois, extra, ontology, memo)
@@ -210,9 +212,11 @@ class Draft:
         if case.get("values"):
             for listed in case["values"].values():
                 if listed not in memo:
-                    above = [c for roi in listed for c in ontology.containing(roi) if c in rois]
-                    memo[listed] = tuple(dict.fromkeys([*listed, *above]))
+                    every = [*listed, *(c for roi in listed for c in ontology.containing(roi))]
+                    memo[listed] = tuple(dict.fromkeys(roi for roi in every if roi in rois))
             case["values"] = {value: memo[listed] for value, listed in case["values"].items()}
+        if isinstance(case.get("labels"), dict):
+            case["labels"] = {roi: name for roi, name in case["labels"].items() if roi in rois}
         if extra and case.get("annotated"):
             known, _ = ontology.closure(case["annotated"], case.get("absent", ()))
             follows = tuple(e for e in extra if e in known and e not in case["annotated"])

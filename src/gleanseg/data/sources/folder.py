@@ -46,6 +46,8 @@ class Options:
     """Declare names that the ontology lacks as ROIs of this data set."""
     also: tuple[str, ...] = ()
     """Further ROIs that follow from the annotated ones, such as kidneys or brain_tumor_whole."""
+    rois: tuple[str, ...] = ()
+    """Further ROIs that the manifest is about though no case annotates them; needed where no case has labels."""
     split: str | None = None
     """TRAIN/VALIDATION/TEST among the labelled cases: 0.8/0.1/0.1, 160/20/20 or rest/20/20. Default: all train."""
     seed: int = 0
@@ -93,8 +95,12 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
     met = sorted({roi for _, roi in masks if roi})
     roi_of = {m: names.rois(m) for m in met}
     names.finish(met)
+    if not masks and not options.rois:
+        raise UserError(
+            f"{root}: no labels at {options.masks or 'labels'!r}; say with --rois what the manifest is about"
+        )
     channels = [(slug(m), modality(m)) for m in options.modality]
-    draft = Draft(name=name, root=root, names=names, channels=channels, also=options.also)
+    draft = Draft(name=name, root=root, names=names, channels=channels, also=options.also, rois=options.rois)
     for id in ids:
         case: dict[str, Any] = {"id": id, "site": name, "images": tuple(found[id, ""] for found in images)}
         if options.spacing is not None:

@@ -1,6 +1,7 @@
 """Medical Segmentation Decathlon layout: ``dataset.json``, ``imagesTr``, ``labelsTr``, ``imagesTs``."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -11,8 +12,19 @@ from gleanseg.errors import UserError
 if TYPE_CHECKING:
     import gleanseg.data.manifest
 
-_TASKS = ("braintumour", "heart", "liver", "hippocampus", "prostate", "lung", "pancreas", "hepaticvessel", "spleen",
-          "colon")  # fmt: skip
+# Labels of the ten tasks, in the order of their values: "cancer" means something else in each.
+_TASKS = {
+    "braintumour": ("edema", "non-enhancing tumor", "enhancing tumour"),
+    "heart": ("left atrium",),
+    "liver": ("liver", "cancer"),
+    "hippocampus": ("anterior", "posterior"),
+    "prostate": ("pz", "tz"),
+    "lung": ("cancer",),
+    "pancreas": ("pancreas", "cancer"),
+    "hepaticvessel": ("vessel", "tumour"),
+    "spleen": ("spleen",),
+    "colon": ("colon cancer primaries",),
+}
 
 
 @final
@@ -57,12 +69,10 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
             " use 'gleanseg import nnunet'"
         )
     names = Names(options.map, own=options.own, source=path)
-    usual = _scheme(root, name, names)
-    values: dict[int, tuple[str, ...]] = {}
-    for value, called in sorted((int(v), str(n)) for v, n in labels.items()):
-        if value != 0:
-            values[value] = names.rois(called, usual=usual.get(value))
-    names.finish(str(n) for v, n in labels.items() if int(v) != 0)
+    called = {value: label for value, label in sorted((int(v), str(n)) for v, n in labels.items()) if value != 0}
+    usual = _scheme(root, name, list(called.values()), names)
+    values = {value: names.rois(label, usual=usual.get(value)) for value, label in called.items()}
+    names.finish(called.values())
     annotated = tuple(dict.fromkeys(roi for rois in values.values() for roi in rois))
     channels = [str(c) for _, c in sorted(entry(data, "modality", dict, path=path).items(), key=lambda kv: int(kv[0]))]
     draft = Draft(name=slug(name), root=root, names=names, also=options.also,
@@ -80,14 +90,14 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
     return draft.manifest()
 
 
-def _scheme(root: Path, name: str, names: Names) -> dict[int, str]:
-    """Published meaning of the label values, when this is one of the ten tasks."""
+def _scheme(root: Path, name: str, labels: Sequence[str], names: Names) -> dict[int, str]:
+    """Published meaning of the label values, when name and labels are those of one of the ten tasks."""
     folder = re.match(r"Task(\d\d)_(\w+)", root.resolve().name)
-    known = slug(folder[2] if folder else name).replace("_", "")
-    known = {"brats": "braintumour"}.get(known, known)
-    if known not in _TASKS:
+    task = slug(folder[2] if folder else name).replace("_", "")
+    task = {"brats": "braintumour"}.get(task, task)
+    if _TASKS.get(task) != tuple(label.casefold() for label in labels):
         return {}
-    return dict(names.ontology.scheme(f"msd-task{_TASKS.index(known) + 1:02}"))
+    return dict(names.ontology.scheme(f"msd-task{list(_TASKS).index(task) + 1:02}"))
 
 
 def _files(item: object, path: Path) -> tuple[str, str | None]:

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gleanseg.losses.bce import partial_bce
+
+LOG2 = math.log(2)
+
+
+def full(batch: int, rois: int, voxels: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(batch, rois, dtype=torch.bool), torch.ones(batch, 1, 1, voxels, dtype=torch.bool)
+
+
+def test_values_by_hand() -> None:
+    z = torch.tensor([0.0, math.log(3), -math.log(3)]).reshape(1, 1, 1, 1, 3)  # p = 1/2, 3/4, 1/4
+    y = torch.tensor([1, 1, 1]).reshape(1, 1, 1, 1, 3)
+    known, valid = full(1, 1, 3)
+    term = partial_bce(z, y, known, valid)
+    assert term.total.item() == pytest.approx((LOG2 + math.log(4 / 3) + math.log(4)) / 3)
+    assert term.count.item() == 1
+    assert partial_bce(z, 1 - y, known, valid).total.item() == pytest.approx((LOG2 + math.log(4) + math.log(4 / 3)) / 3)
+
+
+def test_gradient_is_p_minus_y_over_voxels_and_pairs() -> None:
+    z = torch.randn(2, 3, 2, 2, 2, requires_grad=True)
+    y = torch.rand(2, 3, 2, 2, 2) < 0.5
+    term = partial_bce(z, y, torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 2, 2, 2, dtype=torch.bool))
+    (grad,) = torch.autograd.grad(term.total / term.count, z)
+    torch.testing.assert_close(grad, (z.detach().sigmoid() - y.float()) / (8 * 6))
+
+
+def test_pairs_count_the_same_whatever_their_valid_voxels() -> None:
+    z = torch.tensor([[0.0, 0, 0, 0], [math.log(3)] * 4]).reshape(2, 1, 1, 1, 4)
+    y = torch.ones(2, 1, 1, 1, 4)
+    known, valid = full(2, 1, 4)
+    valid[1, ..., 1:] = False  # one voxel against four
+    term = partial_bce(z, y, known, valid)
+    assert term.count.item() == 2
+    assert term.total.item() == pytest.approx(LOG2 + math.log(4 / 3))
+
+
+def test_case_without_valid_voxels_has_no_pairs() -> None:
+    known, valid = full(2, 3, 4)
+    valid[1] = False
+    term = partial_bce(torch.zeros(2, 3, 1, 1, 4), torch.ones(2, 3, 1, 1, 4), known, valid)
+    assert term.count.item() == 3
+    assert term.total.item() == pytest.approx(3 * LOG2)
+
+
+def test_weights() -> None:
+    known, valid = full(1, 2, 4)
+    y = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]).reshape(1, 2, 1, 1, 4)
+    z = torch.zeros(1, 2, 1, 1, 4)
+    assert partial_bce(z, y, known, valid, positive_weight=3.0).total.item() == pytest.approx((6 / 4 + 8 / 4) * LOG2)
+    weighted = partial_bce(z, y, known, valid, roi_weight_R=torch.tensor([0.5, 2.0]))
+    assert weighted.total.item() == pytest.approx(2.5 * LOG2)
+    assert weighted.count.item() == 2
+
+
+def test_soft_targets() -> None:
+    known, valid = full(1, 1, 1)
+    z = torch.full((1, 1, 1, 1, 1), math.log(3))
+    term = partial_bce(z, torch.full_like(z, 0.25), known, valid)
+    assert term.total.item() == pytest.approx(0.25 * math.log(4 / 3) + 0.75 * math.log(4))
+
+
+def test_published_cross_entropy() -> None:
+    """Soft-max cross-entropy over two channels, the first two of four cases labelled."""
+    b, c, i, j, k = torch.meshgrid(*(torch.arange(n).double() for n in (4, 2, 3, 3, 2)), indexing="ij")
+    channels = (2 * torch.sin(1.7 * b + 2.7 * c + 0.5 * i + 0.6 * j + k)).round(decimals=4).float()
+    y = ((j - k - b) % 3 == 0)[:, :1]
+    labelled = torch.tensor([[True], [True], [False], [False]])
+    term = partial_bce(channels[:, 1:] - channels[:, :1], y, labelled, torch.ones(4, 3, 3, 2, dtype=torch.bool))
+    assert (term.total / term.count).item() == pytest.approx(0.9272469282150269, rel=1e-6)
