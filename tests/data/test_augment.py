@@ -98,7 +98,11 @@ def test_strong_changes_intensity_and_never_moves_voxels() -> None:
     x = torch.zeros(1, 9, 9, 9)
     x[0, 4, 3, 5], x[0, 1, 1, 1] = 5.0, 2.0
     for drawn in (
-        Draw(noise=0.1), Draw(blur=0.8), Draw(brightness=1.2), Draw(contrast=0.8), Draw(gamma=1.4),
+        Draw(noise=0.1),
+        Draw(blur=0.8),
+        Draw(brightness=1.2),
+        Draw(contrast=0.8),
+        Draw(gamma=1.4),
         Draw(gamma=0.7, invert=True),
     ):
         changed = strong(x, drawn, key=1)

@@ -79,7 +79,7 @@ def test_foreground_is_what_is_annotated_in_training_cases(tmp_path):
         "values": VALUES,
         "annotated": ["liver"],
     }
-    others = [{"id": split, "split": split, **NOWHERE} for split in ("validation", "test")]
+    others = [{"id": split, "split": split, "images": (f"{split}.nii",)} for split in ("validation", "test")]
     found = measure(ct_manifest(case, *others))
     assert found.cases == (CaseShape("a", (6, 7, 8), (1.0, 1.0, 1.0)),)
     assert sorted(found.foreground[0].tolist()) == list(range(12))

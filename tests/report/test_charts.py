@@ -43,6 +43,13 @@ def test_line_runs_through_the_corners_of_the_plot():
     assert re.search(r'points="54,242 468,12"', chart)
 
 
+def test_value_labels_stay_short_and_steps_are_whole():
+    chart = line_chart([Series("a", [0, 10], [0.00079, 0.001])], label="x", digits=6)
+    labels = re.findall(r'class="tick end">([^<]*)<', chart)
+    assert labels[:2] == ["8e-4", "8.5e-4"]
+    assert re.findall(r'class="tick middle">([^<]*)<', chart) == ["0", "5"]
+
+
 def test_stages_empty_charts_and_single_points():
     assert "Nothing was logged" in line_chart([Series("a", [1], [math.nan])], label="x")
     assert "Nothing was logged" in line_chart([Series("a", [1], [-1.0])], label="x", log=True)

@@ -45,7 +45,11 @@ def test_test_split_comes_first(tmp_path: Path):
     (tmp_path / "evaluation").mkdir()
     for split in ("train", "validation", "test", "other"):
         save_evaluation(tmp_path / "evaluation" / f"{split}.json", SCORES, split=split)
-    assert [r.split for r in find_results(tmp_path)] == ["test", "validation", "train", "other"]
+    renamed = (tmp_path / "evaluation" / "test.json").read_text().replace('"protocol": "default"', '"protocol": "aaa"')
+    (tmp_path / "evaluation" / "a.json").write_text(renamed)
+    found = [(r.split, r.protocol) for r in find_results(tmp_path)]
+    assert found[:3] == [("test", "default"), ("test", "aaa"), ("validation", "default")]
+    assert [split for split, _ in found[3:]] == ["train", "other"]
 
 
 def test_damaged_file_is_named(tmp_path: Path):

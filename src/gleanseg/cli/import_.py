@@ -1,6 +1,5 @@
 """``gleanseg import``: from a data set's folder, in a layout that the field uses, to a manifest."""
 
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import cleandoc
@@ -97,12 +96,10 @@ class Command:
 def _save(manifest: Any, out: Path) -> None:
     from collections import Counter
 
-    from rich.console import Console
-
+    from gleanseg.cli.progress import console
     from gleanseg.data.manifest import State
 
     manifest.save(out)
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     splits = Counter(case.split for case in manifest.cases)
     labelled = sum(case.labels is not None for case in manifest.cases)
     said = ", ".join(f"{splits[name]} {name}" for name in ("train", "validation", "test") if splits[name])

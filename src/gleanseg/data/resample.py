@@ -84,7 +84,7 @@ def axis_matrix(
         offset: input coordinate of output sample 0.
         order: 0 nearest; 1 linear; 3 the interpolating cubic B-spline. 1 and 3 equal
             ``scipy.ndimage.map_coordinates(order=..., mode="nearest")``. Neither is widened when ``step`` is above 1:
-            a triangle filter against aliasing raised the error on nearly all real volumes (benchmarks/results/storage.json).
+            a filter against aliasing raised the error on nearly all real volumes (benchmarks/results/storage.json).
         rows: which output samples; all by default.
 
     Returns:

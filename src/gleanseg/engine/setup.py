@@ -1,14 +1,18 @@
 """From a recipe and a store to everything that a run needs, fixed before the first step."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gleanseg.config import Recipe
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.selection import Selection, select
 from gleanseg.data.store import Store
 from gleanseg.errors import UserError
+from gleanseg.networks import legal_patch
+from gleanseg.networks.network import Size
 from gleanseg.rois.ontology import Ontology
 from gleanseg.types import Views
 
@@ -55,22 +59,39 @@ def set_up(recipe: Recipe) -> Setup:
     row = {id: i for i, id in enumerate(store.ids)}
     shapes = store.shapes_ZYX[[row[case.id] for case in selection.train]]
     notes = []
+    patch_ZYX, legal = _patch(recipe, store, shapes)
     if recipe.sampling.patch == "auto":
-        patch = automatic_patch(shapes, max_voxels=recipe.sampling.max_voxels)
-        sampling = recipe.sampling.model_copy(update={"patch": patch[::-1]})
-        recipe = recipe.model_copy(update={"sampling": sampling})
-        notes.append(f"patch {'x'.join(map(str, patch[::-1]))} (x, y, z) from the median volume")
-    assert recipe.sampling.patch != "auto"
-    patch_ZYX = np.array(recipe.sampling.patch[::-1])
-    if (shapes <= patch_ZYX).all() and (shapes < patch_ZYX).any(1).all():
-        largest = "x".join(str(n) for n in shapes.max(0)[::-1])
+        patch_ZYX = legal
+        notes.append(f"patch {_xyz(legal)} (x, y, z) from the median volume")
+    elif patch_ZYX != legal:
+        raise UserError(
+            f"sampling.patch = {_xyz(patch_ZYX)} (x, y, z): network {recipe.network.name!r} cannot take it; "
+            f"the nearest that it can is {_xyz(legal)}"
+        )
+    sampling = recipe.sampling.model_copy(update={"patch": patch_ZYX[::-1]})
+    recipe = recipe.model_copy(update={"sampling": sampling})
+    patch = np.array(patch_ZYX)
+    if (shapes <= patch).all() and (shapes < patch).any(1).all():
+        largest = _xyz(shapes.max(0).tolist())
         notes.append(f"the patch is larger than every volume (largest {largest}); volumes are padded")
     return Setup(recipe, manifest, store, selection, ontology, mirror_axes(recipe, selection, ontology), tuple(notes))
 
 
-def automatic_patch(
-    shapes_N3: np.ndarray[tuple[int, ...], np.dtype[np.int64]], *, max_voxels: int
-) -> tuple[int, int, int]:
+def _patch(recipe: Recipe, store: Store, shapes_N3: NDArray[np.int64]) -> tuple[Size, Size]:
+    """The patch as wished (or from the volumes), and the nearest that the network can take."""
+    wished = recipe.sampling.patch
+    patch_ZYX = automatic_patch(shapes_N3, max_voxels=recipe.sampling.max_voxels) if wished == "auto" else wished[::-1]
+    legal = legal_patch(
+        recipe.network.name, recipe.network.options, patch_ZYX=patch_ZYX, spacing_ZYX_mm=store.plan.spacing_ZYX_mm
+    )
+    return patch_ZYX, legal
+
+
+def _xyz(size_ZYX: Sequence[int]) -> str:
+    return "x".join(str(side) for side in reversed(size_ZYX))
+
+
+def automatic_patch(shapes_N3: NDArray[np.int64], *, max_voxels: int) -> Size:
     """The median shape in multiples of 16, its longest side shortened until it has at most ``max_voxels``."""
     sides = [max(_MULTIPLE, int(-(-side // _MULTIPLE)) * _MULTIPLE) for side in np.median(shapes_N3, axis=0)]
     while np.prod(sides) > max_voxels and max(sides) > _MULTIPLE:

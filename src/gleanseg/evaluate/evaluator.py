@@ -69,10 +69,9 @@ def evaluate_folder(
     scored, missing = _with_predictions([case for case in cases if known[case.id]], held, split, allow_missing)
     tolerance_mm = {roi: ontology[roi].tolerance_mm for roi in predicted}
     workers = num_workers or min(8, os.cpu_count() or 1)
-    inner = max(1, workers // len(scored))
 
     def score(case: Case) -> list[Row]:
-        return _score_one(manifest, case, held, known[case.id], chosen, tolerance_mm, inner)
+        return _score_one(manifest, case, held, known[case.id], chosen, tolerance_mm, max(1, workers // len(scored)))
 
     rows: list[Row] = []
     for done, (case, found) in enumerate(_in_order(score, scored, min(workers, len(scored))), start=1):

@@ -143,7 +143,7 @@ def _frame(x_axis: Axis, y_axis: Axis, digits: int) -> list[Html]:
         drawn.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
         drawn.append(tag("text", _tick(value, digits), x=_LEFT - 7, y=y + 4, class_="tick end"))
     drawn.append(tag("text", "step", x=_LEFT - 12, y=_HEIGHT - _BOTTOM + 18, class_="tick end"))
-    for value in ticks(x_axis.low, x_axis.high, 4):
+    for value in (v for v in ticks(x_axis.low, x_axis.high, 4) if v == round(v)):
         text = f"{value:,.0f}" if value < 100_000 else f"{value / 1000:,.0f}k"
         side = "end" if x_axis(value) > _WIDTH - _RIGHT - 18 else "middle"
         drawn.append(tag("text", text, x=x_axis(value), y=_HEIGHT - _BOTTOM + 18, class_=f"tick {side}"))
@@ -152,10 +152,11 @@ def _frame(x_axis: Axis, y_axis: Axis, digits: int) -> list[Html]:
 
 
 def _tick(value: Number, digits: int) -> str:
-    if value and (abs(value) < 10.0**-digits or abs(value) >= 1e5):
-        mantissa, _, exponent = f"{value:.0e}".partition("e")
-        return f"{mantissa}e{int(exponent)}"
-    return compact(value, digits)
+    text = compact(value, digits)
+    if value and (len(text) > 7 or float(text) != value) and (abs(value) < 0.01 or abs(value) >= 1e5):
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return text
 
 
 def _stage_marks(stages: Sequence[tuple[Number, str]], x_axis: Axis) -> list[Html]:

@@ -141,17 +141,17 @@ def _nan_last(value: float) -> float:
 
 
 def find_results(run: Path) -> list[Results]:
-    """All evaluations of a run, the test split first.
+    """All evaluations of a run, the test split and the default protocol first.
 
     Raises:
         UserError: a file is damaged.
     """
-    found = sorted((run / "evaluation").glob("*.json"), key=lambda path: _place(path.stem))
-    return [load_results(path) for path in found]
+    found = [load_results(path) for path in sorted((run / "evaluation").glob("*.json"))]
+    return sorted(found, key=lambda results: _place(results.split, results.protocol))
 
 
-def _place(split: str) -> tuple[int, str]:
-    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+def _place(split: str, protocol: str) -> tuple[int, str, bool, str]:
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split, protocol != "default", protocol)
 
 
 def load_results(path: Path) -> Results:

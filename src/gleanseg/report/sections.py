@@ -1,5 +1,6 @@
 """Text, charts and tables of each section of the page."""
 
+import math
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -142,7 +143,7 @@ def results(f: Facts) -> Section:
     parts = []
     for one in evaluated:
         if len(evaluated) > 1:
-            parts.append(tag("h3", f"{one.split.capitalize()} split"))
+            parts.append(tag("h3", f"{one.split.capitalize()} split, protocol {one.protocol}"))
         text = (
             f"Means over the cases in which the ROI is known, with {one.confidence:.0%} bootstrap intervals over "
             "cases; faint dots are cases. "
@@ -161,20 +162,9 @@ def training(f: Facts) -> Section:
     charts = [
         _chart("Loss", _loss_chart(f, steps, marks)),
         _chart("Validation Dice", _validation_chart(f, offsets, marks)),
-        _chart("Learning rate", line_chart(
-            [Series("", steps, [_float(row.get("lr")) for row in f.log], 0, "main")],
-            label="Learning rate over training steps", stages=marks, digits=6,
-        )),
-    ]  # fmt: skip
-    rates = [_float(row.get("rate")) for row in f.log]
-    if any(rate == rate for rate in rates):
-        fastest = max(rate for rate in rates if rate == rate)
-        chart = line_chart(
-            [Series("", steps, rates, 0, "faint"), Series("", steps, smooth(rates, len(rates) // 40), 0, "main")],
-            label="Training speed in steps per second", unit="steps/s", y_range=(0.0, fastest * 1.1 or 1.0),
-            stages=marks,
-        )  # fmt: skip
-        charts.append(_chart("Speed", chart))
+        _chart("Learning rate", _from_zero(f, "lr", steps, marks, span=1)),
+        _chart("Speed", _from_zero(f, "rate", steps, marks, span=max(1, len(steps) // 40), unit="steps/s")),
+    ]
     return Section("training", "Training", tag("div", charts, class_="charts"))
 
 
@@ -193,6 +183,22 @@ def _stages(f: Facts) -> tuple[dict[str, int], list[tuple[float, str]]]:
 
 def _chart(title: str, chart: Html) -> Html:
     return tag("figure", tag("figcaption", title), chart, class_="chart-card")
+
+
+def _from_zero(
+    f: Facts, key: str, steps: Sequence[int], marks: Sequence[tuple[float, str]], *, span: int, unit: str = ""
+) -> Html:
+    """A logged value over the steps, its axis from 0; smoothed over ``span`` rows with the raw values behind."""
+    values = [_float(row.get(key)) for row in f.log]
+    highest = max((v for v in values if math.isfinite(v)), default=0.0)
+    series = [Series("", steps, smooth(values, span), 0, "main")]
+    if span > 1:
+        series.append(Series("", steps, values, 0, "faint"))
+    label = {"lr": "Learning rate", "rate": "Training speed"}[key]
+    return line_chart(
+        series, label=f"{label} over training steps", unit=unit, y_range=(0.0, highest * 1.08 or 1.0), stages=marks,
+        digits=6,
+    )  # fmt: skip
 
 
 def _loss_chart(f: Facts, steps: Sequence[int], marks: Sequence[tuple[float, str]]) -> Html:

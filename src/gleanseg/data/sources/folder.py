@@ -80,25 +80,13 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
             raise UserError(f"{root}: no image at {place!r}; name a folder or a pattern such as '{{case}}/ct.nii.gz'")
         if odd := sorted({i for i, _ in images[0]} ^ {i for i, _ in found}):
             raise UserError(f"{root}: case {odd[0]!r} has no file at every place of --images ({place!r}); complete it")
-    masks = _masks(root, options)
-    values = _values(options, names)
     ids = sorted({i for i, _ in images[0]})
-    if strange := sorted({i for i, _ in masks} - set(ids)):
-        raise UserError(
-            f"{root}: labels {masks[min(k for k in masks if k[0] == strange[0])]!r} have no image of the same name"
-        )
-    if not masks and (options.labels or options.masks):
-        raise UserError(
-            f"{root}: no labels at {options.masks or 'labels'!r}; name their folder or pattern with --masks"
-        )
+    masks = _masks(root, options, ids)
+    values = _values(options, names)
     per_roi = any(roi for _, roi in masks)
     met = sorted({roi for _, roi in masks if roi})
     roi_of = {m: names.rois(m) for m in met}
     names.finish(met)
-    if not masks and not options.rois:
-        raise UserError(
-            f"{root}: no labels at {options.masks or 'labels'!r}; say with --rois what the manifest is about"
-        )
     channels = [(slug(m), modality(m)) for m in options.modality]
     draft = Draft(name=name, root=root, names=names, channels=channels, also=options.also, rois=options.rois)
     for id in ids:
@@ -156,20 +144,30 @@ def _values(options: Options, names: Names) -> dict[int, tuple[str, ...]]:
 Found = dict[tuple[str, str], str]
 
 
-def _masks(root: Path, options: Options) -> Found:
-    """(case, ROI name or "") -> label file."""
+def _masks(root: Path, options: Options, ids: list[str]) -> Found:
+    """(case, ROI name or "") -> label file, of cases that have an image."""
     place = options.masks if options.masks is not None else "labels"
-    if _CASE in place:
-        return _matched(root, place)
+    found = _matched(root, place) if _CASE in place else _in_folder(root, place, options)
+    strange = sorted(id for id, _ in found if id not in set(ids))
+    if strange:
+        name = next(name for (id, _), name in found.items() if id == strange[0])
+        raise UserError(f"{root}: labels {name!r} have no image of the same name; pair them, or remove the labels")
+    if not found and (options.labels or options.masks):
+        raise UserError(f"{root}: no labels at {place!r}; name their folder or pattern with --masks")
+    if not found and not options.rois:
+        raise UserError(f"{root}: no labels at {place!r}; say with --rois what the manifest is about")
+    return found
+
+
+def _in_folder(root: Path, place: str, options: Options) -> Found:
     folder = root / place
     if not folder.is_dir():
         if options.masks is not None:
             raise UserError(f"{folder}: no such folder; name the folder or pattern of the labels with --masks")
         return {}
-    flat = _matched(root, place, series=False)
-    if flat:
-        return flat
-    found: Found = {}
+    found = _matched(root, place, series=False)
+    if found:
+        return found
     for sub in sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
         found |= {(id, sub.name): file for (id, _), file in _matched(root, f"{place}/{sub.name}", series=False).items()}
     return found
