@@ -76,7 +76,8 @@ def test_labelled_is_a_number_a_share_or_a_list(tmp_path: Path, value: str, kind
 
 
 def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
-    text = 'manifest = "m.json"\n[data]\nlabelled = ["a", "b"]\nannotate = {A = ["liver"]}\n[network]\nname = "vnet"\nwidth = 8\n'
+    data = '[data]\nlabelled = ["a", "b"]\nannotate = {A = ["liver"]}\n'
+    text = f'manifest = "m.json"\n{data}[network]\nname = "vnet"\nwidth = 8\n'
     recipe = Recipe.load(write(tmp_path, text))
     again = Recipe.load(write(tmp_path, recipe.to_toml()))
     assert again == recipe
@@ -122,5 +123,5 @@ def test_options_are_checked_against_their_owner() -> None:
         build_options(Config, {"alhpa": 1, "size": 3}, where="[method]")
     with pytest.raises(UserError, match="'size' is missing"):
         build_options(Config, {}, where="[method]")
-    with pytest.raises(UserError, match="size: input should be a valid integer.*found 'big'"):
+    with pytest.raises(UserError, match=r"size: input should be a valid integer.*found 'big'"):
         build_options(Config, {"size": "big"}, where="[method]")

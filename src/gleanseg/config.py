@@ -20,7 +20,14 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 T = TypeVar("T")
 _NO_EFFECT_ON_WEIGHTS = (
-    "log_every", "checkpoint_every", "checkpoint_minutes", "devices", "nodes", "accelerator", "requeue", "validate_every",
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "devices",
+    "nodes",
+    "accelerator",
+    "requeue",
+    "validate_every",
     "select",
 )
 

@@ -8,9 +8,6 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
-from support.batches import make_batch
-from support.probes import PROBES
-from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, make_trainer
 
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.terms import combine
@@ -18,6 +15,9 @@ from gleanseg.parts.method import Method
 from gleanseg.resolve import names, resolve
 from gleanseg.run.checkpoint import load, save
 from gleanseg.types import Batch, Progress
+from support.batches import make_batch
+from support.probes import PROBES
+from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, make_trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = all_methods()

@@ -218,8 +218,8 @@ def test_h5_axes_are_x_y_z(tmp_path: Path) -> None:
     assert volume.grid.spacing_ZYX_mm == (2.0, 0.6, 0.5)
     assert images.read(tmp_path / "a.h5#label").grid.spacing_ZYX_mm == (1.0, 1.0, 1.0)
     assert images.read_grid(tmp_path / "a.h5#label")[0].shape_ZYX == (5, 6, 7)
-    with pytest.raises(UserError, match=r"a\.h5#lable: expected .*found data sets flat, image, label"):
-        images.read(tmp_path / "a.h5#lable")
+    with pytest.raises(UserError, match=r"a\.h5#labels: expected .*found data sets flat, image, label"):
+        images.read(tmp_path / "a.h5#labels")
     with pytest.raises(UserError, match=r"no such file"):
         images.read(tmp_path / "b.h5#image")
     (tmp_path / "c.h5").write_bytes(b"not hdf5")

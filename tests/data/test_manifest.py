@@ -259,7 +259,9 @@ def test_merge(tmp_path: Path) -> None:
         cases=(Case(id="u_001", images=("i.nii",)), Case(id="k", site="K", images=("k.nii",), split="test")),
         root=tmp_path / "two",
     )
+    assert other.case("k").images == ("k.nii",)
     both = Manifest.merge([one, other], name="both")
+    assert both.case("k").images == ("../two/k.nii",)
     assert both.rois == ("liver", "liver_tumor", "spleen", "kidney_left")
     assert [c.id for c in both.cases] == ["a_001", "b_001", "two-sites_u_001", "kid_u_001", "k"]
     assert [c.site for c in both.cases] == ["A", "B", "C", "kid", "K"]

@@ -231,6 +231,21 @@ def test_a_folder_with_other_things_is_refused(cases, tmp_path):
     (tmp_path / "s" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds other files and is not a store"):
         prepare(ct_manifest(*cases), CONFIG, tmp_path / "s")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["thesis.txt"]
+
+
+def test_a_plan_that_fails_leaves_no_folder(cases, tmp_path):
+    Path(cases[0]["images"][0]).unlink()
+    with pytest.raises(UserError, match=r"case 'a': .*no such file"):
+        prepare(ct_manifest(*cases), CONFIG, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_finished_store_is_not_written_to(cases, tmp_path):
+    prepare(ct_manifest(*cases), CONFIG, tmp_path / "s")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*")}
+    prepare(ct_manifest(*cases), CONFIG, tmp_path / "s")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*")} == before
 
 
 def test_a_folder_that_cannot_be_made_is_explained(cases, tmp_path):

@@ -1,10 +1,9 @@
 from collections import Counter
-from pathlib import Path
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from support.data import ROIS, prepared
 
 from gleanseg.config import AugmentConfig, DataConfig
 from gleanseg.data.loader import Loader, collate
@@ -13,6 +12,7 @@ from gleanseg.data.selection import overlaps, select
 from gleanseg.data.store import Store
 from gleanseg.errors import UserError
 from gleanseg.types import Views
+from support.data import ROIS, prepared
 
 PATCH = (16, 16, 16)
 STILL = AugmentConfig(mirror=(), rotation_probability=0, zoom_probability=0, intensity=False, strong=False)
@@ -70,7 +70,7 @@ def test_hidden_labels_are_unknown(store: Store) -> None:
 
 def test_folds_cover_train_and_validation_once(store: Store) -> None:
     held_out = [[c.id for c in select(store, DataConfig(fold=f)).validation] for f in range(5)]
-    assert sorted(sum(held_out, [])) == [f"c{i:02d}" for i in range(10)]
+    assert sorted(chain(*held_out)) == [f"c{i:02d}" for i in range(10)]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_views_share_one_grid_and_the_batch_is_typed(store: Store) -> None:
 def test_ranks_share_out_the_rows_of_one_process(store: Store) -> None:
     whole = Loader(sampler(store), batch=4, num_labelled=2)
     ranks = [Loader(sampler(store), batch=4, num_labelled=2, rank=r, world=2) for r in range(2)]
-    assert sorted(sum((loader.rows(7) for loader in ranks), [])) == sorted(whole.rows(7))
+    assert sorted(chain(*(loader.rows(7) for loader in ranks))) == sorted(whole.rows(7))
     assert [stream for stream, _ in ranks[1].rows(7)] == ["labelled", "unlabelled"]
     for loader in (whole, *ranks):
         loader.close()
@@ -171,4 +171,4 @@ def test_the_loader_starts_anywhere(store: Store) -> None:
     straight = list(loader.steps(0, 6))
     resumed = list(loader.steps(4, 6))
     loader.close()
-    assert all(same(a, b) for a, b in zip(sum(straight[4:], []), sum(resumed, []), strict=True))
+    assert all(same(a, b) for a, b in zip(chain(*straight[4:]), chain(*resumed), strict=True))

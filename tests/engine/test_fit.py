@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.data import prepared
 
 from gleanseg.config import Recipe
 from gleanseg.engine.fit import fit
@@ -19,6 +18,7 @@ from gleanseg.engine.signals import Interrupted
 from gleanseg.errors import UserError
 from gleanseg.run.checkpoint import load
 from gleanseg.run.folder import Run, read_lines
+from support.data import prepared
 
 STAGES = """
 [[stage]]
@@ -101,7 +101,7 @@ def test_sigterm_writes_a_checkpoint_and_resuming_is_bit_exact(
     recipe: Recipe, straight: Run, tmp_path: Path, step: int
 ) -> None:
     listener = Listener(at=step, action=lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Interrupted, match="stopped by SIGTERM.*--resume") as caught:
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM.*--resume") as caught:
         fit(recipe, out=tmp_path / "run", listener=listener)
     assert caught.value.exit_code == 75
     stopped = Run.open(tmp_path / "run")

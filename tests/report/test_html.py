@@ -202,7 +202,7 @@ def test_missing_images_are_told_and_the_rest_stays(copy_run: Callable[..., Path
     info = json.loads((run / "run.json").read_text())
     manifest = json.loads(Path(info["manifest"]).read_text())
     for case in manifest["cases"]:
-        case["images"] = ["nowhere.nii.gz"]
+        case["images"] = [f"nowhere/{case['id']}.nii.gz"]
     (tmp_path / "moved.json").write_text(json.dumps(manifest))
     (run / "run.json").write_text(json.dumps({**info, "manifest": str(tmp_path / "moved.json")}))
     text = write_report(run).read_text()

@@ -31,7 +31,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[-3] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(UserError, match="SHA-256 differs.*delete it"):
+    with pytest.raises(UserError, match=r"SHA-256 differs.*delete it"):
         checkpoint.load(path)
 
 
@@ -44,7 +44,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="absent.safetensors: no such checkpoint"):
+    with pytest.raises(UserError, match=r"absent\.safetensors: no such checkpoint"):
         checkpoint.load(tmp_path / "absent.safetensors")
 
 
@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(UserError, match="No space left.*--resume"):
+    with pytest.raises(UserError, match=r"No space left.*--resume"):
         checkpoint.save(path, tensors(), {"step": 2})
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
     assert checkpoint.load(path)[1]["step"] == 1

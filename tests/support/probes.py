@@ -76,7 +76,7 @@ class SideOutputs(Method):
 
 @final
 class Memory(Method):
-    """A queue of bottleneck features that the batch is compared with; a second stage starts from the first's network."""
+    """A queue of bottleneck features that the batch is compared with; it can start from another method's network."""
 
     views = Views(names=("weak", "strong"), unlabelled=True)
     deploys = {"net": ("net",)}

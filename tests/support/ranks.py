@@ -6,13 +6,13 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import save_file
-from support.batches import make_batch, rows_of_rank, small_network
-from support.probes import PROBES
 
 from gleanseg.config import Named, OptimizerConfig, Recipe, SamplingConfig, StageConfig
 from gleanseg.engine.loop import Trainer
 from gleanseg.parts.method import Method
 from gleanseg.resolve import names, resolve
+from support.batches import make_batch, rows_of_rank, small_network
+from support.probes import PROBES
 
 TOTAL = 20
 

@@ -26,7 +26,8 @@ def bounded_map(
     raised.
 
     Args:
-        work: what to do; numpy, Blosc's compression and decompression of files release the interpreter's lock.
+        work: what to do. Numpy and the reading of files release the interpreter's lock, so threads beat processes
+            here, which would have to start and to import (benchmarks/results/storage.json).
         items: each with an estimate of its peak memory in bytes.
         num_workers: threads; 1 works in the caller's thread.
         memory: bytes to share; default 70 % of what is available now.

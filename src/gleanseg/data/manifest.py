@@ -202,6 +202,7 @@ class Manifest(Strict):
             for c in self.cases
         )
         moved = self.model_copy(update={"cases": cases})
+        moved.__dict__.pop("_by_id", None)  # the copy took the cache along, which holds the old paths
         moved._root = root
         return moved
 

@@ -74,7 +74,6 @@ def prepare(
     """
     workers = num_workers or num_cores()
     with _disk(out):
-        (out / "cases").mkdir(parents=True, exist_ok=True)
         head = _head(manifest, config, out, num_workers=workers, progress=progress)
         _remove_leftovers(out / "cases")
         plan_digest = head.plan.digest()
@@ -98,11 +97,12 @@ def prepare(
             _refuse_duplicate(manifest, case, content, contents)
             if progress is not None:
                 progress(len(done) + number, len(manifest.cases), case.id)
-        stored = [
-            read_case(out / "cases" / folder_name(case.id), case.id, site=case.site, split=case.split)
-            for case in manifest.cases
-        ]
-        write_index(out, stored)
+        if not (out / "index.npz").is_file():  # else nothing has changed, and the store may be read-only
+            stored = [
+                read_case(out / "cases" / folder_name(case.id), case.id, site=case.site, split=case.split)
+                for case in manifest.cases
+            ]
+            write_index(out, stored)
     return Store.open(out)
 
 
@@ -110,7 +110,8 @@ def _head(manifest: Manifest, config: PrepareConfig, out: Path, *, num_workers: 
     """The plan of the store that is there, or a new one; written to store.json."""
     request = hashlib.sha256(f"{manifest.digest()} {config.model_dump_json()}".encode()).hexdigest()
     found = read_head(out)
-    if found is None and any(path.name != "cases" and not path.name.endswith(".part") for path in out.iterdir()):
+    others = [path.name for path in out.iterdir() if path.name != "cases"] if out.exists() else []
+    if found is None and any(not name.endswith(".part") for name in others):
         raise UserError(f"{out}: holds other files and is not a store; choose a new or empty folder with --out")
     if found is not None and found.request == request:
         return found
@@ -121,6 +122,7 @@ def _head(manifest: Manifest, config: PrepareConfig, out: Path, *, num_workers: 
             "choose another --out, or delete it to prepare again"
         )
     head = Head(plan=plan, request=request, manifest_digest=manifest.digest())
+    (out / "cases").mkdir(parents=True, exist_ok=True)
     (out / "index.npz").unlink(missing_ok=True)
     write_head(out, head)
     return head

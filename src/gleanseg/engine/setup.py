@@ -13,6 +13,7 @@ from gleanseg.data.store import Store
 from gleanseg.errors import UserError
 from gleanseg.networks import legal_patch
 from gleanseg.networks.network import Size
+from gleanseg.predict.passes import trained_flips
 from gleanseg.rois.ontology import Ontology
 from gleanseg.types import Views
 
@@ -106,13 +107,11 @@ def mirror_axes(recipe: Recipe, selection: Selection, ontology: Ontology) -> tup
         UserError: the recipe asks to flip left and right while sided ROIs are learnt.
     """
     sided = [roi for roi in selection.rois if ontology[roi].side is not None]
-    if recipe.augment.mirror == "auto":
-        return True, True, not sided
-    if "x" in recipe.augment.mirror and sided:
+    if "x" in recipe.augment.mirror and recipe.augment.mirror != "auto" and sided:
         raise UserError(
             f"augment.mirror: flipping x turns {sided[0]} into {ontology.mirror(sided[0])}; leave x out, or use 'auto'"
         )
-    return "z" in recipe.augment.mirror, "y" in recipe.augment.mirror, "x" in recipe.augment.mirror
+    return trained_flips(recipe.augment.mirror, selection.rois, ontology)
 
 
 def rows_of(views: Views, recipe: Recipe, selection: Selection, *, ranks: int) -> int:

@@ -138,10 +138,11 @@ def _axes(
 
 def _frame(x_axis: Axis, y_axis: Axis, digits: int) -> list[Html]:
     drawn = []
-    for value in (log_ticks if y_axis.log else ticks)(y_axis.low, y_axis.high):
+    values = (log_ticks if y_axis.log else ticks)(y_axis.low, y_axis.high)
+    for value, text in zip(values, _labels(values, digits), strict=True):
         y = y_axis(value)
         drawn.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
-        drawn.append(tag("text", _tick(value, digits), x=_LEFT - 7, y=y + 4, class_="tick end"))
+        drawn.append(tag("text", text, x=_LEFT - 7, y=y + 4, class_="tick end"))
     drawn.append(tag("text", "step", x=_LEFT - 12, y=_HEIGHT - _BOTTOM + 18, class_="tick end"))
     for value in (v for v in ticks(x_axis.low, x_axis.high, 4) if v == round(v)):
         text = f"{value:,.0f}" if value < 100_000 else f"{value / 1000:,.0f}k"
@@ -151,12 +152,17 @@ def _frame(x_axis: Axis, y_axis: Axis, digits: int) -> list[Html]:
     return [*drawn, tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="axis")]
 
 
-def _tick(value: Number, digits: int) -> str:
-    text = compact(value, digits)
-    if value and (len(text) > 7 or float(text) != value) and (abs(value) < 0.01 or abs(value) >= 1e5):
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return text
+def _labels(values: Sequence[Number], digits: int) -> list[str]:
+    """Decimals, or powers of ten for all when one of them would be long."""
+    texts = [compact(value, digits) for value in values]
+    if all(len(text) <= 6 and float(text) == value for text, value in zip(texts, values, strict=True)):
+        return texts
+    return [_scientific(value) if value else "0" for value in values]
+
+
+def _scientific(value: Number) -> str:
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def _stage_marks(stages: Sequence[tuple[Number, str]], x_axis: Axis) -> list[Html]:

@@ -212,6 +212,6 @@ def _panel(panel: Panel, case_id: str, name: str) -> Html:
     length = scale_bar_mm(width)
     bar = tag("span", f"{length} mm", class_="scale", style=f"width:{100 * length / width:.1f}%")
     shape = f"aspect-ratio:{width:.1f}/{height:.1f}"
-    picture = tag("div", panel_svg(panel, label=label), letters, bar, class_="panel", style=shape)
+    picture = tag("div", panel_svg(panel, label=label), letters, bar, class_="panel", style=shape, tabindex=0)
     text = tag("div", f"{panel.plane} {panel.slice_index + 1} of {panel.num_slices}", class_="plane")
     return tag("div", picture, text, class_="slot", style=f"flex:{width / height:.3f} 1 0")

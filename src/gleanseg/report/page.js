@@ -23,7 +23,7 @@ for (const box of document.querySelectorAll("[data-shows]")) {
 }
 const dialog = document.querySelector("dialog");
 for (const panel of document.querySelectorAll(".panel")) {
-  panel.addEventListener("click", () => {
+  const enlarge = () => {
     const copy = panel.cloneNode(true);
     const [width, height] = panel.style.aspectRatio.split("/").map(parseFloat);
     const scale = Math.min(innerWidth * 0.9 / width, innerHeight * 0.78 / height);
@@ -32,6 +32,10 @@ for (const panel of document.querySelectorAll(".panel")) {
     dialog.querySelector(".stage-area").replaceChildren(copy);
     dialog.querySelector("p").textContent = panel.querySelector("svg").getAttribute("aria-label");
     dialog.showModal();
+  };
+  panel.addEventListener("click", enlarge);
+  panel.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") enlarge();
   });
 }
 dialog.addEventListener("click", () => dialog.close());

@@ -41,7 +41,7 @@ def _sentence(f: Facts) -> str:
     network = f.recipe.get("network", {}).get("name", "")
     how = " with ".join(part for part in (method, network) if part)
     data = f"{'on ' if how else 'Trained on '}{f.manifest.name}" if f.manifest else ""
-    return f"{' '.join(part for part in (how, data) if part) or 'Trained'}: {counted(f.rois, f.look)}."
+    return f"{' '.join(part for part in (how, data) if part) or 'Segmentation'}: {counted(f.rois, f.look)}."
 
 
 def _key_facts(f: Facts) -> Html:
@@ -281,8 +281,7 @@ def origin(f: Facts) -> Section:
         [
             ("Trained with", f"gleanseg {f.info.get('version', 'unknown')}"),
             ("Started", when(str(f.info.get("created", "")))),
-            ("Manifest", tag("code", str(f.info.get("manifest", "")))),
-            ("Store", tag("code", str(f.info.get("store", "")))),
+            *((key.capitalize(), tag("code", str(f.info[key]))) for key in ("manifest", "store") if key in f.info),
             *(
                 (f"{key.removesuffix('_digest').capitalize()} SHA-256", tag("code", str(f.info[key])))
                 for key in digests
