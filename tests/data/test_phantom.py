@@ -16,9 +16,9 @@ from gleanseg.errors import UserError
 
 SMALL = {"num_cases": 14, "seed": 3, "shape_xyz": (42, 38, 36)}
 SITE_ROIS = {
-    "site_a": {"liver", "liver_tumor", "spleen"},
-    "site_b": {"kidney_left", "kidney_right", "kidney_tumor"},
-    "site_c": {"aorta", "lung_left", "lung_right", "stomach", "urinary_bladder"},
+    "site_a": {"liver", "liver_tumor", "spleen", "stomach"},
+    "site_b": {"kidney_left", "kidney_right", "kidney_tumor", "urinary_bladder"},
+    "site_c": {"aorta", "lung_left", "lung_right", "spleen", "stomach", "urinary_bladder"},
     "unlabelled": set(),
     "held_out": set(ROIS),
 }
@@ -171,7 +171,7 @@ def test_default_plan_has_eight_complete_test_cases():
     from gleanseg.data.phantom.make import _plan
 
     counts = Counter(spec.group for spec in _plan(36))
-    assert counts == {"site_a": 7, "site_b": 7, "site_c": 6, "unlabelled": 5, "validation": 3, "test": 8}
+    assert counts == {"site_a": 6, "site_b": 6, "site_c": 8, "unlabelled": 5, "validation": 3, "test": 8}
     for num in range(6, 60):
         specs = _plan(num)
         assert len(specs) == num

@@ -182,7 +182,7 @@ def test_mistakes_are_named(
 def test_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = [str(run.path), "-i", str(tmp_path / "images"), "-o", str(out), "--overlap", "0", "--mirror", "x", "y"]
-    arguments += ["--probabilities", "liver", "--repair", "remove", "--precision", "fp32", "--num-parts", "2"]
+    arguments += ["--probabilities", "Liver", "--repair", "remove", "--precision", "fp32", "--num-parts", "2"]
     assert tyro.cli(Command, args=arguments).run() == 0
     assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
     assert sorted(p.name for p in (out / "probabilities").iterdir()) == ["a_liver.nii.gz", "c_liver.nii.gz"]

@@ -12,7 +12,9 @@ class Command:
     """Segment images with a trained run. Label maps lie on exactly the grids of the images.
 
     Writes one flat label map per case, layers where ROIs overlap, and labels.json, which says what the values mean.
+
     Example: gleanseg predict runs/first -i scans/ -o segmented/
+
     Example: gleanseg predict runs/first --split test
     """
 
@@ -38,7 +40,7 @@ class Command:
     """ROIs whose probability maps are written too."""
     keep_largest: tuple[str, ...] = ()
     """ROIs of which only the largest component is kept. Default: the recipe's."""
-    repair: Literal["none", "remove", "extend"] | None = None
+    repair: Literal["leave", "remove", "extend"] | None = None
     """Voxels of a part outside its parent: leave, remove, or give to the parent. Default: what the recipe says."""
     keep_air: bool = False
     """Run the network on windows of air too."""
@@ -64,14 +66,14 @@ class Command:
             "overlap": self.overlap,
             "window_batch": self.window_batch,
             "mirror": True if self.mirror else None,
-            "keep_largest": self.keep_largest or None,
+            "keep_largest": tuple(opened.ontology.find(roi).id for roi in self.keep_largest) or None,
         }
         recipe = opened.recipe.predict.model_dump()
         given = {key: value for key, value in changes.items() if value is not None}
         options = Options(
             mirror_ZYX=("z" in self.mirror, "y" in self.mirror, "x" in self.mirror) if self.mirror else None,
             skip_air=not self.keep_air,
-            probabilities=self.probabilities,
+            probabilities=tuple(opened.ontology.find(roi).id for roi in self.probabilities),
             repair=self.repair,
         )
         predictor = Predictor.from_run(

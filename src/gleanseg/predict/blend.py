@@ -182,6 +182,8 @@ class BlendedScores(Blend):
 class BlendedMaps(Blend):
     """Holds the last maps, whatever the number of ROIs; an affine head may be applied after blending."""
 
+    _slab: tuple[int, int, Tensor] | None = None
+
     def add(
         self,
         features: tuple[Tensor, ...],
@@ -198,7 +200,15 @@ class BlendedMaps(Blend):
         self, rois: slice, weight_ZYX: Float32[Tensor, "rows Y X"], start: int, stop: int
     ) -> Float32[Tensor, "R rows Y X"]:
         """See ``Blend``."""
-        return self.model.score((self.rows.view(start, stop)[None],), rois)[0]
+        if self._slab is None or self._slab[:2] != (start, stop):
+            # One copy in plain order for all ROIs: few output channels are slow on other memory orders.
+            self._slab = (start, stop, self.rows.view(start, stop)[None].contiguous())
+        return self.model.score((self._slab[2],), rois)[0]
+
+    def finish(self, weight_ZYX: Float32[Tensor, "rows Y X"], start: int, stop: int) -> None:
+        """See ``Blend``."""
+        super().finish(weight_ZYX, start, stop)
+        self._slab = None
 
 
 class _Window(NamedTuple):

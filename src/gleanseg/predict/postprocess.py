@@ -16,7 +16,7 @@ from gleanseg.errors import UserError, nearest
 from gleanseg.predict.layers import Labels, Layering
 from gleanseg.rois.ontology import Ontology
 
-Repair = Literal["none", "remove", "extend"]
+Repair = Literal["leave", "remove", "extend"]
 
 
 def check_rois(names: Collection[str], rois: Sequence[str], *, option: str) -> None:

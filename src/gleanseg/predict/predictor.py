@@ -44,8 +44,8 @@ class Options:
         skip_air: do not run networks on windows that hold nothing but air or a constant.
         roi_chunk: ROIs scored at once, at most.
         probabilities: ROIs whose probability maps are kept, as float16.
-        repair: what to do with a part outside its parent: nothing, remove it, or extend the parent; None: as the
-            table says.
+        repair: what to do with voxels of a part outside its parent: leave, remove, or give them to the parent; None: as
+            the table says.
     """
 
     stride_ZYX: Size | None = None
@@ -274,8 +274,8 @@ class Predictor:
     def _clean(self, layers: Sequence[Labels]) -> None:
         if self.config.keep_largest:
             keep_largest(layers, self.layering, self.config.keep_largest)
-        repair = self.options.repair or ("remove" if self.config.repair_hierarchy else "none")
-        if repair != "none":
+        repair = self.options.repair or ("remove" if self.config.repair_hierarchy else "leave")
+        if repair != "leave":
             repair_hierarchy(layers, self.layering, self.ontology, how=repair)
 
 

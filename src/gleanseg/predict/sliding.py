@@ -2,7 +2,7 @@
 
 Windows are walked by their first row (Z). Once all windows of one first row are done, no later window touches the rows
 below the next one: they are final, are scored for a few ROIs at a time, and let go. So memory depends neither on the
-volume's height nor on the number of ROIs.
+volume's height nor on the number of ROIs. (Heads that are not linear keep the halo's few rows of scores per ROI.)
 
 Axes: C image channels, R ROIs, Z Y X voxels.
 """
@@ -25,8 +25,12 @@ Flip = tuple[int, ...]
 Poll = Callable[[int, int], None]
 """Called between windows with how many are done, of how many. What it raises ends the prediction."""
 
-_SLAB_VOXELS = 2**21
-"""Voxels that are scored at once, per ROI."""
+_SLAB_VOXELS = 2**19
+"""Voxels that are scored at once, per ROI, where that makes ``_SLAB_ROWS``."""
+_SLAB_ROWS = 8
+"""Thinner slabs would score their halo more often than their own rows."""
+_CHUNK_VALUES = 2**24
+"""Scores that are held at once where slabs cannot be thin."""
 _BACKGROUND_LOGIT = -10.0
 """Score of voxels that no window covers, as all of theirs were air."""
 
@@ -161,10 +165,10 @@ class Slider:
         self.num_models = len(models)
         self.rescores = all(lane.blend.rescores for lane in self.lanes)
         self._tails: dict[int, Tensor] = {}
-        rows = max(1, _SLAB_VOXELS // (y * x))
-        # Kept windows are scored once per slab, so their slabs are as tall as can be and fewer ROIs go at once.
-        self.slab_rows, tallest = (rows, rows) if self.rescores else (z, patch[0])
-        self.chunk = max(1, min(sliding.roi_chunk, sliding.roi_chunk * rows // tallest))
+        # Kept windows are scored anew for every slab, so their slabs are as tall as can be, with fewer ROIs at once.
+        self.slab_rows, self.chunk = max(_SLAB_ROWS, _SLAB_VOXELS // (y * x)), sliding.roi_chunk
+        if not self.rescores:
+            self.slab_rows, self.chunk = z, max(1, min(self.chunk, _CHUNK_VALUES // (patch[0] * y * x)))
 
     def _lanes(self, member: int, model: Model, num_rows: int, size_YX: tuple[int, int]) -> Iterator[_Lane]:
         s = self.sliding

@@ -5,9 +5,9 @@ Every patient is drawn by chance (shape, size, pose, tumors, contrast phase) and
 ====================  =====================  ====================================================  ===========
 folder                layout                 annotated                                             orientation
 ====================  =====================  ====================================================  ===========
-``site_a``            MSD                    liver, liver_tumor, spleen                            LPS
-``site_b``            nnU-Net v2 raw         kidney_left, kidney_right, kidney_tumor (regions)     RAS
-``site_c``            TotalSegmentator       aorta, both lungs, stomach, urinary_bladder           PIR
+``site_a``            MSD                    liver, liver_tumor, spleen, stomach                   LPS
+``site_b``            nnU-Net v2 raw         kidneys, kidney_tumor (regions), urinary_bladder      RAS
+``site_c``            TotalSegmentator       aorta, lungs, spleen, stomach, urinary_bladder        PIR
 ``unlabelled``        plain folder           nothing                                               LAS
 ``held_out``          TotalSegmentator       everything (validation and test cases)                mixed
 ``truth``             one mask per ROI       everything, of every case; in no manifest

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from gleanseg.data.phantom.render import CODES, Rendered
 from gleanseg.data.phantom.shapes import Triple
 
-MSD_LABELS = {0: "background", 1: "liver", 2: "cancer", 3: "spleen"}
+MSD_LABELS = {0: "background", 1: "liver", 2: "cancer", 3: "spleen", 4: "stomach"}
 NNUNET_REGIONS: dict[str, int | list[int]] = {
     "background": 0,
     "kidney_right": [1, 3],
     "kidney_left": [2, 4],
     "kidney_tumor": [3, 4],
+    "urinary_bladder": 5,
 }
-STRUCTURES = ("aorta", "lung_left", "lung_right", "stomach", "urinary_bladder")  # what site C's readers drew
+STRUCTURES = ("aorta", "lung_left", "lung_right", "spleen", "stomach", "urinary_bladder")  # what site C's readers drew
 _AXES = "RLAPSI"
-_TO_MSD = {1: 1, 2: 2, 3: 3}
-_TO_NNUNET = {4: 1, 5: 2, 6: 3, 7: 4}
+_TO_MSD = {1: 1, 2: 2, 3: 3, 8: 4}
+_TO_NNUNET = {4: 1, 5: 2, 6: 3, 7: 4, 10: 5}
 
 
 class Geometry(NamedTuple):
@@ -88,7 +89,7 @@ def write_msd_index(folder: Path, ids: list[str]) -> None:
     """The ``dataset.json`` of a Medical Segmentation Decathlon task."""
     index = {
         "name": "PhantomLiver",
-        "description": "Computed phantom: liver, liver tumors and spleen",
+        "description": "Computed phantom: liver, liver tumors, spleen and stomach",
         "reference": "gleanseg phantom",
         "licence": "Apache-2.0",
         "release": "1.0",
@@ -116,7 +117,7 @@ def write_nnunet_index(folder: Path, ids: list[str]) -> None:
     index = {
         "channel_names": {"0": "CT"},
         "labels": NNUNET_REGIONS,
-        "regions_class_order": [1, 2, 3],
+        "regions_class_order": [1, 2, 3, 5],
         "numTraining": len(ids),
         "file_ending": ".nii.gz",
     }

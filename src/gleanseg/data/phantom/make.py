@@ -39,9 +39,9 @@ class _Site(NamedTuple):
 
 
 _SITES = {
-    "site_a": _Site((1.0, 1.0, 1.0), ("LPS",), ("full", "upper"), 0.15, 13.0, (0.0, 60.0, -640.0)),
-    "site_b": _Site((0.93, 0.93, 1.2), ("RAS",), ("full", "lower"), 0.5, 15.0, (4.0, 0.0, 0.0)),
-    "site_c": _Site((1.12, 1.12, 0.86), ("PIR",), ("full", "upper", "lower"), 0.85, 12.0, (-6.0, 180.0, 1310.0)),
+    "site_a": _Site((1.0, 1.0, 1.0), ("LPS",), ("full", "upper", "lower"), 0.4, 13.0, (0.0, 60.0, -640.0)),
+    "site_b": _Site((0.95, 0.95, 1.12), ("RAS",), ("full", "lower", "upper"), 0.5, 15.0, (4.0, 0.0, 0.0)),
+    "site_c": _Site((1.08, 1.08, 0.9), ("PIR",), ("full", "upper", "lower"), 0.6, 12.0, (-6.0, 180.0, 1310.0)),
     "unlabelled": _Site((1.0, 1.0, 1.08), ("LAS",), ("full", "upper", "lower"), 0.5, 15.0, (0.0, -40.0, 90.0)),
     "validation": _Site((1.0, 1.0, 1.0), ("RAS", "LPS", "PIR"), ("full", "lower", "upper"), 0.5, 14.0, (2.0, 0.0, 0.0)),
     "test": _Site(
@@ -105,12 +105,13 @@ class _Spec(NamedTuple):
 
 
 def _plan(num_cases: int) -> list[_Spec]:
-    """Share the cases out: 2/9 test, 1/12 validation, 1/7 unlabelled, the rest evenly to the three sites."""
+    """Share the cases out: 2/9 test, 1/12 validation, 1/7 unlabelled, 30 / 30 / 40 % of the rest to the three sites."""
     counts = {"test": round(num_cases * 8 / 36), "validation": round(num_cases * 3 / 36)}
     counts = {group: max(1, n) for group, n in counts.items()}
     counts["unlabelled"] = max(1, round(num_cases * 5 / 36))
     rest = num_cases - sum(counts.values())
-    counts |= {site: (rest + 2 - i) // 3 for i, site in enumerate(("site_a", "site_b", "site_c"))}
+    few = max(1, round(0.3 * rest))
+    counts |= {"site_a": few, "site_b": few, "site_c": rest - 2 * few}
     letters = {"site_a": "a", "site_b": "b", "site_c": "c", "unlabelled": "u", "validation": "v", "test": "t"}
     specs: list[_Spec] = []
     for group, letter in letters.items():
@@ -128,7 +129,7 @@ def _scan(spec: _Spec, seed: int, shape_xyz: tuple[int, int, int]) -> tuple[Rend
         rng,
         num_liver_tumors=(1, 2, 0)[n % 3],
         kidney_tumor=sides[n % 4],
-        phase=float(np.clip(rng.normal(site.phase, 0.2), 0, 1)),
+        phase=float(np.clip(rng.normal(site.phase, 0.25), 0, 1)),
     )
     low, high = FIELDS_MM[field]
     extent = (_WIDTH_MM, _DEPTH_MM, HEIGHT_MM[1] - HEIGHT_MM[0])

@@ -120,7 +120,7 @@ def _paint_frame(canvas: _Canvas, body: Body, clumps: NDArray[np.float32]) -> No
     canvas.hu += ribs.astype(np.float32) * (430 - canvas.hu)
     canvas.paint(s["cavity"], FAT_HU)
     canvas.paint(s["cavity"], 42, only=(z > 40) & (s["right_dome"].distance(canvas.points) > 0))  # mediastinum
-    loops = np.where(clumps > 1.5, -650, np.where(np.abs(clumps) < 0.75, 38, FAT_HU)).astype(np.float32)
+    loops = np.where(clumps > 1.6, -650, np.where(np.abs(clumps) < 0.6, 38, FAT_HU)).astype(np.float32)
     canvas.paint(s["cavity"], loops, only=(z < 24 + 0.1 * y) & (y > -22))
     canvas.paint(s["left_dome"], FAT_HU, only=(z > 24) & (s["cavity"].distance(canvas.points) < 0))
     stool = np.where(clumps > 0.7, -500, 25 + 12 * clumps).astype(np.float32)
@@ -144,14 +144,14 @@ def _paint_organs(canvas: _Canvas, body: Body, clumps: NDArray[np.float32]) -> N
     s, phase = body.shapes, body.phase
     code = ORGAN_CODES
     inside = s["cavity"].distance(canvas.points) < 1
-    blood, vein = 165 + 135 * phase, 140 - 75 * phase
+    blood, vein = 195 + 120 * phase, 135 - 70 * phase
     canvas.paint(s["heart"], 45, grow_mm=3, only=inside)
     canvas.paint(s["heart"], 60 + 0.6 * blood, grow_mm=-4)
     for side in ("right", "left"):
         lung = np.where(clumps > 1.7, -560, -835).astype(np.float32)
         canvas.paint(s[f"lung_{side}"], lung, code[f"lung_{side}"], only=inside)
     meal = np.where(canvas.points[1] > 36, -820, 28 + 14 * clumps).astype(np.float32)  # the gas of a lying patient
-    canvas.paint(s["stomach"], FAT_HU, grow_mm=3, only=inside)
+    canvas.paint(s["stomach"], FAT_HU, grow_mm=5, only=inside)
     canvas.paint(s["stomach"], 68, code["stomach"], only=inside)
     canvas.paint(s["stomach"], meal, code=None, grow_mm=-4, only=canvas.codes == code["stomach"])
     canvas.paint(s["liver"], FAT_HU, grow_mm=2, only=inside & (canvas.points[2] < 20))
@@ -172,7 +172,7 @@ def _paint_organs(canvas: _Canvas, body: Body, clumps: NDArray[np.float32]) -> N
         canvas.paint(kidney, 168 - 60 * phase, code=None, grow_mm=-7)
     canvas.paint(s["aorta"], FAT_HU, grow_mm=1.5, only=inside)
     canvas.paint(s["aorta"], blood, code["aorta"])
-    canvas.paint(s["urinary_bladder"], FAT_HU, grow_mm=4, only=inside)
+    canvas.paint(s["urinary_bladder"], FAT_HU, grow_mm=8, only=inside)
     canvas.paint(s["urinary_bladder"], 42, code["urinary_bladder"])
     canvas.paint(s["urinary_bladder"], 6, code=None, grow_mm=-3.5)
 

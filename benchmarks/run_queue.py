@@ -1,6 +1,6 @@
 """A resumable queue of experiments: one run at a time, so that no run is timed while another works.
 
-    python benchmarks/queue.py benchmarks/experiments/hippocampus.toml --folder runs/hippocampus
+    python benchmarks/run_queue.py benchmarks/experiments/hippocampus.toml --folder runs/hippocampus
 
 The file lists runs: a recipe, overrides, and what to do with the test split. Whatever is finished is skipped; a run
 that was interrupted is resumed from its checkpoint; results are written to ``benchmarks/results/<name>.json`` after
@@ -77,7 +77,7 @@ def collect(experiment: dict[str, Any], arguments: argparse.Namespace) -> None:
                 runs.append({"name": run["name"], "seed": seed, **figures(folder)})
     result = {
         "experiment": experiment["name"],
-        "command": f"python benchmarks/queue.py {os.path.relpath(arguments.experiment, ROOT)} --folder FOLDER",
+        "command": f"python benchmarks/run_queue.py {os.path.relpath(arguments.experiment, ROOT)} --folder FOLDER",
         "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "runs": runs,
     }
