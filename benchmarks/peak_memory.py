@@ -80,8 +80,7 @@ def predict(image: Path, *, num_rois: int, network: str, spacing_mm: float, nati
 
 def run_side(arguments: argparse.Namespace, num_rois: int) -> dict[str, object]:
     """One side, in a fresh process."""
-    # -P: this folder holds a queue.py, which must not hide the standard library's.
-    command = [sys.executable, "-P", __file__, "--side", str(num_rois), "--image", str(arguments.image)]
+    command = [sys.executable, __file__, "--side", str(num_rois), "--image", str(arguments.image)]
     command += ["--network", arguments.network, "--spacing", str(arguments.spacing), "--native", str(arguments.native)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     side: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
