@@ -12,8 +12,8 @@ from gleanseg.data.store import Store
 from gleanseg.engine.fit import fit
 from gleanseg.errors import UserError
 from gleanseg.evaluate.evaluator import Evaluation, evaluate_folder
+from gleanseg.predict.inputs import predict_inputs
 from gleanseg.predict.predictor import Predictor
-from gleanseg.predict.writer import predict_manifest
 from gleanseg.report.html import write_report as report
 from gleanseg.run.folder import Run
 from gleanseg.types import ProgressBar
@@ -62,17 +62,8 @@ def predict(
     Returns:
         The folder of predictions, ``predictions/<split>`` in the run.
     """
-    opened = Run.open(run)
-    manifest = Manifest.load(Path(opened.info["manifest"]))
-    cases = [case for case in manifest.cases if case.split == split]
-    if not cases:
-        raise UserError(f"{opened.info['manifest']}: no case with split = {split!r} to predict")
-    if split == "test":
-        opened.record_test_access(purpose="predict", cases=len(cases))
     predictor = Predictor.from_run(run, checkpoint=checkpoint, deploy=deploy)
-    out = opened.path / "predictions" / split
-    predict_manifest(predictor, manifest, out, split=split, resume=resume, progress=progress)
-    return out
+    return predict_inputs(predictor, Run.open(run), split=split, resume=resume, progress=progress)
 
 
 def evaluate(
@@ -104,7 +95,7 @@ def evaluate(
     )
     folder = opened.path / "evaluation"
     folder.mkdir(exist_ok=True)
-    name = split if protocol == "default" else f"{split}-{protocol}"
+    name = split if result.protocol == "default" else f"{split}-{result.protocol}"
     result.save(folder / f"{name}.json")
     result.save_csv(folder / f"{name}.csv")
     return result

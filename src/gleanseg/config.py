@@ -78,7 +78,7 @@ class PrepareConfig(Section):
     spacing: Literal["auto"] | tuple[float, float, float] = "auto"
     """Voxel size in mm (x, y, z)."""
     resample: Literal["linear", "cubic"] = "cubic"
-    """Interpolation of images (benchmarks/results/storage.json); labels are resampled so that nested ROIs stay nested."""
+    """Interpolation of images (measured: benchmarks/results/storage.json); nested labels stay nested either way."""
     intensity: Literal["auto", "ct", "zscore", "none"] = "auto"
     window: tuple[float, float] | None = None
     """HU window for CT; without it the 0.5 and 99.5 percentiles of the annotated foreground."""

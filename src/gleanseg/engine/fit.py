@@ -27,6 +27,7 @@ from gleanseg.networks.network import Network
 from gleanseg.predict.predictor import Predictor
 from gleanseg.run.checkpoint import load, save
 from gleanseg.run.deploy import make_method
+from gleanseg.run.environment import environment
 from gleanseg.run.folder import Run
 from gleanseg.run.log import RunLog, Step
 
@@ -329,6 +330,7 @@ def _create(setup: Setup, out: Path) -> None:
     }
     info = {
         "version": __version__,
+        "environment": environment(),
         "rois": list(selection.rois),
         "channels": [channel.model_dump() for channel in store.plan.channels],
         "own_rois": setup.manifest.own_rois,

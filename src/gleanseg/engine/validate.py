@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gleanseg.data.selection import Selection
 from gleanseg.data.store import Store
+from gleanseg.evaluate.overlap import dice_counts
 from gleanseg.predict.predictor import Predictor
 
 
@@ -43,18 +44,16 @@ def validate(
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         stored = store.case(cases[i].id)
         image, codes = stored.read((0, 0, 0), stored.grid.shape_ZYX)
-        masks = predictor.segment_prepared(np.asarray(image, dtype=np.float32), poll=poll)
+        prediction = predictor.segment_prepared(np.asarray(image, dtype=np.float32), poll=poll)
         table = stored.table[:, selection.columns]
         valid = np.ones(codes.shape, dtype=np.bool_) if stored.ignore_code is None else codes != stored.ignore_code
         for r in np.flatnonzero(cases[i].known):
             reference = table[codes, r] & valid
             if reference.any():
-                scores[i, r], counts[i, r] = _dice(masks.mask(selection.rois[r]) & valid, reference), 1
+                masks = prediction.mask(selection.rois[r])[None], reference[None]
+                ((twice_common, total),) = dice_counts(*masks, valid_ZYX=valid)
+                scores[i, r], counts[i, r] = twice_common / total, 1
     return _summary(_joined(scores, fabric), _joined(counts, fabric), selection.rois)
-
-
-def _dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
-    return float(2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()))
 
 
 def _joined(array: NDArray[np.float64], fabric: Fabric) -> NDArray[np.float64]:
