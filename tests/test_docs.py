@@ -45,4 +45,7 @@ def test_the_readme_recipe_and_api_are_real(tmp_path: Path) -> None:
         assert hasattr(gleanseg, name), name
     from gleanseg.cli.main import COMMANDS
 
-    assert set(re.findall(r"^gleanseg (\w+)", text, re.MULTILINE)) <= set(COMMANDS)
+    shell = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    used = re.findall(r"^gleanseg (\w+)", shell, re.MULTILINE)
+    assert len(used) >= 5
+    assert set(used) <= set(COMMANDS)

@@ -86,7 +86,7 @@ def unknown_key(folder: Path) -> None:
     [
         (no_file, ["c00", "c00.nii.gz"]),
         (truncated, ["c00", "c00.nii.gz"]),
-        (other_shape, ["c00", "c00_seg.nii.gz", "24 x 22 x 19"]),
+        (other_shape, ["c00", "c00_seg.nii.gz", "(24, 22, 19)", "(24, 22, 20)"]),
         (undeclared_value, ["c00", "c00_seg.nii.gz", "9"]),
         (unknown_roi, ["manifest.json", "livr", "did you mean", "liver"]),
         (empty_manifest, ["manifest.json", "case"]),
