@@ -20,6 +20,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from gleanseg.run.environment import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -95,14 +97,6 @@ def figures(folder: Path) -> dict[str, Any]:
         scores[path.stem] = rows
     kept = ("version", "recipe_digest", "splits_digest", "manifest_digest")
     return {**{k: info[k] for k in kept}, **{k: done[k] for k in done if k != "command"}, "evaluation": scores}
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

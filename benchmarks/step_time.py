@@ -2,11 +2,12 @@
 
     python benchmarks/step_time.py            # V-Net, 112x112x80, batch 2: the Left Atrium setting
 
-Four sides, taken in turn so that a drifting machine hurts all alike, in one process:
-    fp32 loop    what public reference code does: forward, loss, backward, optimiser step, nothing else
-    bf16 loop    the same under bf16 autocast with channels_last_3d: the network as fast as eager PyTorch makes it here
-    engine step  Trainer.train_step on a ready batch: adds losses that know what is known, clipping, schedules
-    whole step   the same with patches read from a store and augmented: what a user waits for
+Five sides, taken in turn so that a drifting machine hurts all alike, in one process:
+    fp32 loop            what public reference code does: forward, loss, backward, optimiser step, nothing else
+    fp32, channels last  the same with channels_last_3d
+    bf16, channels last  and under bf16 autocast; faster only where the processor has matrix instructions (AMX)
+    engine step          Trainer.train_step on a ready batch: losses that know what is known, clipping, schedules
+    whole step           the same with patches read from a store and augmented: what a user waits for
 """
 
 import argparse
@@ -34,9 +35,11 @@ from gleanseg.data.manifest import Manifest
 from gleanseg.data.sampler import Sampler
 from gleanseg.engine.fit import make_fabric
 from gleanseg.engine.loop import Trainer
+from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import set_up
 from gleanseg.networks import build
 from gleanseg.run.deploy import make_method
+from gleanseg.run.environment import processor
 from gleanseg.types import Views
 
 RESULT = Path(__file__).parent / "results" / "step_time.json"
@@ -53,7 +56,8 @@ def main() -> None:
         recipe = made_up_data(Path(folder), arguments)
         sides = {
             "fp32 loop": plain_loop(recipe, bf16=False),
-            "bf16 loop": plain_loop(recipe, bf16=True),
+            "fp32, channels last": plain_loop(recipe, bf16=False, channels_last=True),
+            "bf16, channels last": plain_loop(recipe, bf16=True, channels_last=True),
             "engine step": engine_step(recipe, read=False),
             "whole step": engine_step(recipe, read=True),
         }
@@ -106,7 +110,7 @@ def made_up_data(folder: Path, arguments: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def plain_loop(recipe: Recipe, *, bf16: bool) -> Iterator[None]:
+def plain_loop(recipe: Recipe, *, bf16: bool, channels_last: bool = False) -> Iterator[None]:
     torch.manual_seed(0)
     patch = recipe.sampling.patch
     assert patch != "auto"
@@ -119,7 +123,7 @@ def plain_loop(recipe: Recipe, *, bf16: bool) -> Iterator[None]:
         spacing_ZYX_mm=(1.0, 1.0, 1.0),
     ).train()
     x = torch.randn(recipe.sampling.batch, 1, *patch[::-1])
-    if bf16:
+    if channels_last:
         net, x = net.to(memory_format=torch.channels_last_3d), x.to(memory_format=torch.channels_last_3d)
     y = (torch.rand_like(x) > 0.7).float()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -167,6 +171,8 @@ def engine_step(recipe: Recipe, *, read: bool) -> Iterator[None]:
 def report(arguments: argparse.Namespace, times: dict[str, list[float]]) -> None:
     rows = {name: {"min_s": min(t), "median_s": statistics.median(t), "max_s": max(t)} for name, t in times.items()}
     median: Callable[[str], float] = lambda name: rows[name]["median_s"]  # noqa: E731  # reads as a formula below
+    precision = choose("auto", torch.device("cpu"))
+    bare = "bf16, channels last" if precision == "bf16-mixed" else "fp32, channels last"
     result = {
         "command": shlex.join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
         "what": f"{arguments.network}, patch {'x'.join(map(str, arguments.patch))}, batch {arguments.batch}, in turns, "
@@ -174,15 +180,15 @@ def report(arguments: argparse.Namespace, times: dict[str, list[float]]) -> None
         "times": rows,
         "speedup_of_engine_over_fp32_loop": round(median("fp32 loop") / median("engine step"), 2),
         "speedup_of_whole_step_over_fp32_loop": round(median("fp32 loop") / median("whole step"), 2),
-        "overhead_of_engine_over_bf16_loop": round(median("engine step") / median("bf16 loop") - 1, 3),
-        "overhead_of_engine_and_loader_over_bf16_loop": round(median("whole step") / median("bf16 loop") - 1, 3),
+        "precision": precision,
+        "overhead_of_engine_over_bare_network": round(median("engine step") / median(bare) - 1, 3),
+        "overhead_of_engine_and_loader_over_bare_network": round(median("whole step") / median(bare) - 1, 3),
         "versions": {"gleanseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "capability": torch.cpu.get_capabilities()
-            if hasattr(torch.cpu, "get_capabilities")
-            else torch.backends.cpu.get_cpu_capability(),
+            "processor": processor(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
         },
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

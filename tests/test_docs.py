@@ -10,13 +10,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
-def test_the_recipe_page_is_that_of_config() -> None:
-    spec = importlib.util.spec_from_file_location("make", ROOT / "docs" / "make_recipe_reference.py")
+@pytest.mark.parametrize("script", ["make_recipe_reference", "make_performance"])
+def test_made_pages_are_up_to_date(script: str) -> None:
+    spec = importlib.util.spec_from_file_location(script, ROOT / "docs" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
-    assert make.PAGE.read_text() == make.page(), "run: python docs/make_recipe_reference.py"
+    assert make.PAGE.read_text() == make.page(), f"run: python docs/{script}.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -19,7 +19,7 @@ from gleanseg.errors import UserError, nearest
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 T = TypeVar("T")
-_NO_EFFECT_ON_WEIGHTS = (
+_NO_EFFECT_ON_WEIGHTS = (  # keys of [train]
     "log_every",
     "checkpoint_every",
     "checkpoint_minutes",
@@ -270,15 +270,7 @@ class Recipe(Section):
     def digest(self) -> str:
         """SHA-256 of all that decides the weights; where files lie, lengths of logs and devices do not."""
         dump = self.model_dump(mode="json", exclude={"manifest", "store", "predict"})
-        for key in (
-            "log_every",
-            "checkpoint_every",
-            "checkpoint_minutes",
-            "devices",
-            "nodes",
-            "accelerator",
-            "requeue",
-        ):
+        for key in _NO_EFFECT_ON_WEIGHTS:
             dump["train"].pop(key)
         dump["sampling"].pop("workers")
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """The one binary. Each sub-command is a typed dataclass ``Command`` in its own file; its docstrings are the help."""
 
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
@@ -26,6 +27,7 @@ COMMANDS = {
 class Runnable(Protocol):
     """A parsed sub-command."""
 
+    @abstractmethod
     def run(self) -> int:
         """Do it; the exit code."""
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -39,27 +40,17 @@ _KEEP = 2
 class Listener(Protocol):
     """Who watches a run: the command line, a notebook, a test."""
 
+    @abstractmethod
     def note(self, text: str) -> None:
         """Something the user should know, once."""
 
+    @abstractmethod
     def step(self, step: Step, *, stage: str, total: int, rate: float) -> None:
         """A step is done; ``rate`` in steps per second."""
 
+    @abstractmethod
     def validated(self, step: int, result: Validation) -> None:
         """A validation is done."""
-
-
-class Silent:
-    """Nobody watches."""
-
-    def note(self, text: str) -> None:
-        """Keep silent."""
-
-    def step(self, step: Step, *, stage: str, total: int, rate: float) -> None:
-        """Keep silent."""
-
-    def validated(self, step: int, result: Validation) -> None:
-        """Keep silent."""
 
 
 def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener | None = None) -> Run:
@@ -79,7 +70,7 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
     fabric = make_fabric(setup.recipe)
     fabric.launch()
     with StopRequest() as stop:
-        session = Session(setup, fabric, Path(out), resume=resume, listener=listener or Silent(), stop=stop)
+        session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
         for index, stage in enumerate(setup.recipe.stages):
             session.train(stage, index)
     return session.finish()
@@ -106,10 +97,10 @@ class Session:
     """A run in progress on this rank."""
 
     def __init__(
-        self, setup: Setup, fabric: Fabric, out: Path, *, resume: bool, listener: Listener, stop: StopRequest
+        self, setup: Setup, fabric: Fabric, out: Path, *, resume: bool, listener: Listener | None, stop: StopRequest
     ) -> None:
         self.setup, self.fabric, self.stop = setup, fabric, stop
-        self.listener = listener if fabric.is_global_zero else Silent()
+        self.watching = (listener,) if listener is not None and fabric.is_global_zero else ()
         self.best = float("-inf")
         self.elapsed_s = 0.0
         self._started = self._saved = time.perf_counter()
@@ -120,7 +111,8 @@ class Session:
         self._refuse_changes()
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
-            self.listener.note(text)
+            for listener in self.watching:
+                listener.note(text)
 
     def train(self, stage: StageConfig, index: int) -> None:
         """Train one stage from wherever its newest checkpoint stands."""
@@ -191,7 +183,8 @@ class Session:
             if step.step % self.setup.recipe.train.log_every == 0 or step.step in (1, stage.steps):
                 check_finite(step)
                 self.log.step(step, stage=stage.name, time_s=self._clock(), rate=rate)
-                self.listener.step(step, stage=stage.name, total=stage.steps, rate=rate)
+                for listener in self.watching:
+                    listener.step(step, stage=stage.name, total=stage.steps, rate=rate)
             yield step
             before = time.perf_counter()
 
@@ -227,7 +220,8 @@ class Session:
         finally:
             method.train()
         self.log.validation(result.dice, mean=result.mean, stage=stage.name, step=trainer.done)
-        self.listener.validated(trainer.done, result)
+        for listener in self.watching:
+            listener.validated(trainer.done, result)
         if result.mean > self.best:
             self.best = result.mean
             if self.fabric.is_global_zero:
@@ -291,7 +285,8 @@ class Session:
             unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
             trainer.done, self.best, self.elapsed_s = info["step"], info["best"], info["elapsed_s"]
             self._started = time.perf_counter()
-            self.listener.note(f"continuing stage {stage.name} after step {trainer.done}")
+            for listener in self.watching:
+                listener.note(f"continuing stage {stage.name} after step {trainer.done}")
         elif stage.start_from is not None:
             tensors, _ = load(self.run.checkpoints(stage.start_from)[-1])
             if not adopt(trainer.method, tensors):
