@@ -68,10 +68,13 @@ def ct_example(result: dict[str, Any]) -> str:
     return f"""\
 ## One CT with {result["rois"]} structures (TotalSegmentator's example)
 
-Learnt by heart in {result["train_s"]:.0f} s: mean Dice {dice["mean"]:.3f} on the scan itself. Two other scans are segmented
-on exactly their own grids: the torso CT ({"x".join(map(str, torso["shape_xyz"]))}, {torso["orientation"]}, affine off by at most
-{torso["largest_affine_difference"]:.1g}) and a DICOM series ({"x".join(map(str, dicom["shape_xyz"]))}, {dicom["orientation"]},
-{dicom["largest_affine_difference"]:.1g} from what another reader says).
+Learnt by heart in {result["train_s"]:.0f} s: mean Dice {dice["mean"]:.3f} on the scan itself.
+Two other scans are segmented on exactly their own grids:
+
+| scan | shape (x, y, z) | axes | largest difference of the affines |
+|---|---|---|---|
+| torso CT | {torso["shape_xyz"]} | {torso["orientation"]} | {torso["largest_affine_difference"]:.1g} |
+| DICOM series | {dicom["shape_xyz"]} | {dicom["orientation"]} | {dicom["largest_affine_difference"]:.1g} |
 
 `{result["command"]}`
 """
@@ -98,10 +101,8 @@ weights, {few["threads"]} thread.
 
 def step_time(result: dict[str, Any]) -> str:
     """The engine against a plain loop."""
-    rows = [
-        f"| {name} | {t['median_s']:.2f} s | {t['min_s']:.2f} to {t['max_s']:.2f} s |"
-        for name, t in result["times"].items()
-    ]
+    times = result["times"].items()
+    rows = [f"| {name} | {t['median_s']:.2f} s | {t['min_s']:.2f} to {t['max_s']:.2f} s |" for name, t in times]
     return f"""\
 ## Training step
 
@@ -111,8 +112,8 @@ def step_time(result: dict[str, Any]) -> str:
 |---|---|---|
 {chr(10).join(rows)}
 
-The engine is {result["speedup_of_engine_over_fp32_loop"]} x as fast as the plain fp32 loop; with reading and augmenting patches
-{result["speedup_of_whole_step_over_fp32_loop"]} x. Engine and loader cost
+The engine is {result["speedup_of_engine_over_fp32_loop"]} x as fast as the plain fp32 loop; with reading and augmenting
+patches {result["speedup_of_whole_step_over_fp32_loop"]} x. Engine and loader cost
 {100 * result["overhead_of_engine_and_loader_over_bare_network"]:.0f} % over the bare network in the same precision and layout.
 
 `{result["command"]}`
