@@ -92,7 +92,8 @@ def peak_memory(result: dict[str, Any]) -> str:
 | {many["num_rois"]} | {many["peak_mib"]:.0f} MiB | {many["seconds"]:.0f} s |
 
 Ratio {result["ratio"]:.2f} (target at most {result["target"]}); of what prediction adds to the process,
-{result["ratio_of_what_predicting_adds"]:.2f}. {result["network"]} on {result["image"]} at {result["spacing_mm"]} mm, random
+{result["ratio_of_what_predicting_adds"]:.2f}. {result["network"]} on {result["image"]} at {result["spacing_mm"]} mm,
+random
 weights, {few["threads"]} thread.
 
 `{result["command"]}`
@@ -114,7 +115,8 @@ def step_time(result: dict[str, Any]) -> str:
 
 The engine is {result["speedup_of_engine_over_fp32_loop"]} x as fast as the plain fp32 loop; with reading and augmenting
 patches {result["speedup_of_whole_step_over_fp32_loop"]} x. Engine and loader cost
-{100 * result["overhead_of_engine_and_loader_over_bare_network"]:.0f} % over the bare network in the same precision and layout.
+{100 * result["overhead_of_engine_and_loader_over_bare_network"]:.0f} % over the bare network in the
+same precision and layout.
 
 `{result["command"]}`
 """
