@@ -13,7 +13,7 @@ class Command:
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("demo")
     """Folder for the data, the run and the report; must be new or empty."""
-    steps: int = 350
+    steps: int = 420
     """Training steps."""
     method: str = "supervised"
     """Learning method; mean_teacher also learns from the scans that nobody labelled, in about twice the time."""
@@ -97,5 +97,5 @@ warmup = 20
 
 [train]
 steps = {steps}
-validate_every = 175
+validate_every = 210
 """
