@@ -1,6 +1,6 @@
 """Write docs/images/demo.png: a test case of a finished demo, reference and prediction in three planes.
 
-    python docs/make_demo_picture.py demo
+python docs/make_demo_picture.py demo
 """
 
 import sys
@@ -16,6 +16,7 @@ PICTURE = Path(__file__).parent / "images" / "demo.png"
 
 
 def main(demo: Path, case_id: str = "t_003") -> None:
+    """Draw one test case of a finished demo."""
     manifest = Manifest.load(demo / "manifest.json")
     ontology, case = manifest.ontology(), manifest.case(case_id)
     volume, labels = read_image(manifest, case), read_labels(manifest, case)
