@@ -12,7 +12,7 @@ def best_device() -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is clearly faster than fp32 on ``device``: processors with AMX, NVIDIA Ampere and later.
 
-    AVX512-BF16 alone does not count: training steps of U-Net and V-Net took 0.8 to 1.2 times as long as in fp32
+    AVX512-BF16 alone does not count: a V-Net step took 1.09 times as long as in fp32
     (benchmarks/results/step_time.json), and oneDNN's weight gradients are wrong there for very flat maps.
     """
     if device.type == "cuda":
