@@ -52,7 +52,8 @@ def predict(image: Path, *, num_rois: int, network: str, spacing_mm: float, nati
     volume = volume._replace(array=resample(volume.array.astype(np.float32), maps, order=1), grid=grid)
     net = build(network, {}, in_channels=1, num_rois=num_rois, patch_ZYX=patch_ZYX, spacing_ZYX_mm=spacing_ZYX_mm)
     channels_last(net.eval().requires_grad_(False))
-    net.classifier.bias.zero_()  # about half of all voxels are foreground of every ROI: the most there can be to do
+    # About half of all voxels are foreground of every ROI: the most there can be to do.
+    net.head.classifier.bias.zero_()
     plan = Plan(
         spacing_ZYX_mm=spacing_ZYX_mm,
         intensity=(Intensity(kind="ct_window", low=-1000, high=1000, mean=0, std=400),),

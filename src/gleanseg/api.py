@@ -12,14 +12,18 @@ from gleanseg.data.store import Store
 from gleanseg.engine.fit import fit
 from gleanseg.errors import UserError
 from gleanseg.evaluate.evaluator import Evaluation, evaluate_folder
+from gleanseg.predict.audit import Audit
+from gleanseg.predict.audit import audit as examine_presence
 from gleanseg.predict.inputs import predict_inputs
 from gleanseg.predict.predictor import Predictor
+from gleanseg.predict.presence import Scanner
+from gleanseg.report.audit import audit_page
 from gleanseg.report.html import write_report as report
-from gleanseg.run.folder import Run
+from gleanseg.run.folder import Run, write_text
 from gleanseg.types import ProgressBar
 
 Split = Literal["train", "validation", "test"]
-__all__ = ["Diagnosis", "diagnose", "evaluate", "fit", "predict", "prepare", "report"]
+__all__ = ["Audit", "Diagnosis", "audit", "diagnose", "evaluate", "fit", "predict", "prepare", "report"]
 
 
 def prepare(
@@ -64,6 +68,43 @@ def predict(
     """
     predictor = Predictor.from_run(run, checkpoint=checkpoint, deploy=deploy)
     return predict_inputs(predictor, Run.open(run), split=split, resume=resume, progress=progress)
+
+
+def audit(
+    run: Path,
+    manifest: Path,
+    *,
+    out: Path,
+    split: Split | None = None,
+    phi_high: float = 0.8,
+    phi_low: float = 0.1,
+    progress: ProgressBar | None = None,
+) -> Audit:
+    """Find structures that are present but unlabelled, and labels that look wrong.
+
+    Args:
+        run: folder of a presence training.
+        manifest: the collection.
+        out: folder for ``presence.json``, ``presence.csv`` and ``presence.html``.
+        split: only these cases; default: all.
+        phi_high: an ROI with a higher score is there.
+        phi_low: an ROI with a lower score is not.
+        progress: called with (done, total, case).
+
+    Raises:
+        UserError: no presence run, thresholds that cross, or images that cannot be read.
+    """
+    if not 0 <= phi_low <= phi_high <= 1:
+        raise UserError(f"--phi-low {phi_low} --phi-high {phi_high}: expected 0 <= phi_low <= phi_high <= 1")
+    collection = Manifest.load(manifest)
+    ontology = collection.ontology()
+    scanner = Scanner.from_run(run, rois=collection.rois, ontology=ontology)
+    cases = [case for case in collection.cases if split is None or case.split == split]
+    found = examine_presence(scanner, collection, cases=cases, phi_high=phi_high, phi_low=phi_low, progress=progress)
+    found.save(out)
+    look = {roi: (ontology[roi].name, ontology[roi].color) for roi in found.rois}
+    write_text(out / "presence.html", audit_page(found, look))
+    return found
 
 
 def evaluate(

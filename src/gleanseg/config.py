@@ -168,6 +168,15 @@ class TrainConfig(Section):
     """On SIGTERM under SLURM, ask SLURM to queue the job again."""
 
 
+class PresenceConfig(Section):
+    """The trained ROI-aware network that methods such as ``latent_class`` consult."""
+
+    run: Path | None = None
+    """Run folder of a recipe whose method is ``presence``; prepared as this recipe prepares."""
+    tumors: Literal["organ", "own"] = "organ"
+    """Whose presence counts for an ROI that lies in another: the organ's, as published, or its own where known."""
+
+
 class PredictConfig(Section):
     """Sliding-window inference."""
 
@@ -178,6 +187,8 @@ class PredictConfig(Section):
     """Average over flips of the axes that training mirrored."""
     keep_largest: tuple[str, ...] = ()
     """ROIs of which only the largest component is kept."""
+    gate: Share = 0.0
+    """Windows in which the run's ROI-aware network scores an ROI below this do not look for it; 0: all do."""
     repair_hierarchy: bool = False
     """Remove voxels of a part that lie outside its predicted parent."""
 
@@ -205,6 +216,8 @@ class Recipe(Section):
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
     network: Named = Named(name="unet3d")
+    head: Named = Named(name="fixed")
+    presence: PresenceConfig = PresenceConfig()
     method: Named = Named(name="supervised")
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
@@ -242,8 +255,15 @@ class Recipe(Section):
             _set(raw, override)
         recipe = validate(cls, raw, where=str(path))
         base = path.parent.resolve()
+        presence = recipe.presence
+        if presence.run is not None:
+            presence = presence.model_copy(update={"run": base / presence.run})
         return recipe.model_copy(
-            update={"manifest": base / recipe.manifest, "store": base / recipe.store if recipe.store else None}
+            update={
+                "manifest": base / recipe.manifest,
+                "store": base / recipe.store if recipe.store else None,
+                "presence": presence,
+            }
         )
 
     @property
@@ -273,6 +293,7 @@ class Recipe(Section):
         for key in _NO_EFFECT_ON_WEIGHTS:
             dump["train"].pop(key)
         dump["sampling"].pop("workers")
+        dump["presence"].pop("run")  # its weights' hash stands in run.json
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()
 
 

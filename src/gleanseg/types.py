@@ -58,10 +58,14 @@ class Batch(NamedTuple):
     spacing_mm: Float[Tensor, "B 3"]
     num_labelled: int
 
-    def y(self) -> Float[Tensor, "B R Z Y X"]:
-        """Target masks (0 or 1) looked up from the codes; meaningless where not ``known & valid``."""
-        B, V, R = self.table.shape
-        flat_BVR = self.table.float().reshape(B * V, R)
+    def y(self, rois: Int[Tensor, " r"] | None = None) -> Float[Tensor, "B R Z Y X"]:
+        """Target masks (0 or 1) of all ROIs or of some, looked up from the codes.
+
+        Meaningless where not ``known & valid``.
+        """
+        table_BVR = self.table if rois is None else self.table[:, :, rois]
+        B, V, R = table_BVR.shape
+        flat_BVR = table_BVR.float().reshape(B * V, R)
         rows = self.codes.long() + V * torch.arange(B, device=self.codes.device).reshape(B, 1, 1, 1)
         return flat_BVR[rows].movedim(-1, 1)
 
@@ -102,7 +106,19 @@ class Pooled(NamedTuple):
         return self._replace(weight=self.weight * factor)
 
 
-Term = Mean | Pooled
+class Monitor(NamedTuple):
+    """A quantity that is logged beside the loss terms and moves no weight, such as a share of decisions.
+
+    Attributes:
+        total: sum of what is averaged, without gradient.
+        count: over how many; 0 means that this step says nothing of it.
+    """
+
+    total: Float[Tensor, ""]
+    count: Float[Tensor, ""]  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a term
+
+
+Term = Mean | Pooled | Monitor
 
 ProgressBar = Callable[[int, int, str], None]
 """Called with how many items are done, of how many, and the present item."""

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.terms import combine
+from gleanseg.networks.classifier import Classifier
 from gleanseg.parts.method import Method
 from gleanseg.resolve import names, resolve
 from gleanseg.run.checkpoint import load, save
-from gleanseg.types import Batch, Progress
+from gleanseg.types import Batch, Monitor, Progress
 from support.batches import make_batch
 from support.probes import PROBES
 from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, make_trainer
@@ -57,6 +58,9 @@ def test_every_term_is_finite_and_has_a_gradient(cls: type[Method], precision: s
             terms = method(make_batch(), LATE, player)
         assert terms, f"{player} has no term"
         for name, term in terms.items():
+            if isinstance(term, Monitor):
+                assert not term.total.requires_grad, f"{name} is only watched"
+                continue
             loss, values = combine({name: term}, world=1, all_reduce=lambda t: t)
             assert torch.isfinite(values[name]), name
             assert loss.dtype == torch.float32, f"{name} is not computed in fp32"
@@ -139,6 +143,9 @@ def test_learns_what_is_known(cls: type[Method]) -> None:
 @every_method
 def test_deploys_name_networks(cls: type[Method]) -> None:
     method = make_method(cls).eval()
+    if cls.networks != "networks":
+        assert all(isinstance(method.get_submodule(part), Classifier) for (part,) in cls.deploys.values())
+        return
     for parts in cls.deploys.values():
         for part in parts:
             features = method.get_submodule(part).features(torch.zeros(1, 1, 16, 16, 16))

@@ -54,9 +54,12 @@ def test_weights() -> None:
     y = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]).reshape(1, 2, 1, 1, 4)
     z = torch.zeros(1, 2, 1, 1, 4)
     assert partial_bce(z, y, known, valid, positive_weight=3.0).total.item() == pytest.approx((6 / 4 + 8 / 4) * LOG2)
-    weighted = partial_bce(z, y, known, valid, roi_weight_R=torch.tensor([0.5, 2.0]))
+    weighted = partial_bce(z, y, torch.tensor([[0.5, 2.0]]), valid)
     assert weighted.total.item() == pytest.approx(2.5 * LOG2)
     assert weighted.count.item() == 2
+    counted = partial_bce(z, y, known, valid, count_BR=torch.tensor([[0.5, 0.25]]))
+    assert counted.total.item() == pytest.approx(2 * LOG2)
+    assert counted.count.item() == 0.75
 
 
 def test_soft_targets() -> None:

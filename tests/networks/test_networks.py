@@ -63,7 +63,7 @@ def test_forward_is_the_composition(name: str) -> None:
     x = image()
     logits = net(x)
     assert logits.shape == (2, 3, *PATCH)
-    torch.testing.assert_close(logits, net.head(net.decode(net.encode(x))[-1]), rtol=0, atol=0)
+    torch.testing.assert_close(logits, net.logits(maps := net.encode(x), net.decode(maps)[-1]), rtol=0, atol=0)
     torch.testing.assert_close(logits, net.score(net.features(x)), rtol=0, atol=0)
     assert logits.std() > 1e-3
 
@@ -82,7 +82,7 @@ def test_head_is_affine(name: str) -> None:
     net = small(name).eval()
     assert net.linear_head
     a, b = (torch.randn(1, net.decoder_channels[-1], 4, 4, 4) for _ in range(2))
-    torch.testing.assert_close(net.head(0.25 * a + 0.75 * b), 0.25 * net.head(a) + 0.75 * net.head(b))
+    torch.testing.assert_close(net.score((0.25 * a + 0.75 * b,)), 0.25 * net.score((a,)) + 0.75 * net.score((b,)))
 
 
 @every_network
@@ -115,7 +115,7 @@ def test_every_parameter_learns(name: str, dtype: torch.dtype, memory_format: to
         assert parameter.grad.isfinite().all(), parameter_name
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)]
     if name == "resenc_unet":  # the last norm of a branch starts at 0, so convolutions before it wait one step
-        weights = [net.classifier.weight]
+        weights = [net.head.classifier.weight]
     assert all(w.grad is not None and w.grad.abs().max() > 0 for w in weights)
 
 

@@ -42,8 +42,7 @@ def test_same_values_as_the_package(name: str) -> None:
     source = reference.state_dict()
     renamed: dict[str, Tensor] = {}
     for key in ours.state_dict():
-        part, rest = key.split(".", 1)
-        renamed[key] = source[f"decoder.seg_layers.1.{rest}" if part == "classifier" else key]
+        renamed[key] = source[key.replace("head.classifier", "decoder.seg_layers.1")]
     for tensor in source.values():
         tensor.normal_()  # biases, norms and skipped branches count, too
     ours.load_state_dict(renamed)
@@ -61,8 +60,13 @@ def test_resenc_blocks_start_as_identity() -> None:
 
 def test_biases_start_at_zero_and_dropout_is_built() -> None:
     net = networks.build("plain_unet", {"width": 4, "strides": STRIDES, "dropout": 0.2}, in_channels=1, num_rois=1)
-    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)]
-    assert len(convolutions) == 6 + 2 + 4 + 1
+    convolutions = [
+        m
+        for part in (net.encoder, net.decoder)
+        for m in part.modules()
+        if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)
+    ]
+    assert len(convolutions) == 6 + 2 + 4
     assert all(m.bias is not None and m.bias.eq(0).all() for m in convolutions)
     assert [m.p for m in net.modules() if isinstance(m, nn.Dropout3d)] == [0.2] * (6 + 4)
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from gleanseg.data.manifest import Channel
 from gleanseg.data.plan import Intensity, Plan
+from gleanseg.networks.head import Rois
 from gleanseg.predict.predictor import Predictor
 from gleanseg.rois.ontology import builtin
 
@@ -24,8 +25,9 @@ class Threshold(nn.Module):
         self.calls += len(x)
         return (x,)
 
-    def score(self, features: tuple[Tensor, ...], rois: slice | None = None) -> Tensor:
-        return features[0] - self.levels[rois or slice(None), None, None, None]
+    def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Tensor:
+        chosen = slice(None) if rois is None else rois
+        return features[0] - self.levels[chosen][:, None, None, None]
 
 
 def make_plan(

@@ -68,7 +68,7 @@ def make_run(folder: Path, *, method: str = "supervised", predict: str = "") -> 
     )
     torch.manual_seed(0)
     (stage,) = recipe.stages
-    made = make_method(recipe, stage, num_channels=1, num_rois=len(ROIS), spacing_ZYX_mm=(1.0, 1.0, 1.0))
+    made = make_method(run, stage)
     for step in (1, 2):
         with torch.no_grad():
             for parameter in made.parameters():

@@ -85,7 +85,9 @@ def validation_rows(steps: int) -> list[dict[str, object]]:
     rows = []
     for step in range(100, steps + 1, 100):
         dice = {roi: 0.95 - 0.02 * r - 0.8 * math.exp(-step / (250 + 120 * r)) for r, roi in enumerate(ROIS)}
-        rows.append({"step": step, "stage": "main", "dice": dice, "mean": sum(dice.values()) / len(dice)})
+        rows.append(
+            {"step": step, "stage": "main", "metric": "dice", "scores": dice, "mean": sum(dice.values()) / len(dice)}
+        )
     return rows
 
 

@@ -1,18 +1,60 @@
 """Made-up batches and networks, small enough for a test of a second."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from gleanseg.networks.network import Network
+from gleanseg.networks.classifier import Classifier
+from gleanseg.networks.network import Network, Size
 from gleanseg.networks.unet3d import UNet3D
+from gleanseg.parts.method import Blueprint
+from gleanseg.parts.presence import RoiAware
+from gleanseg.rois.ontology import builtin
 from gleanseg.types import Batch
 
-NUM_ROIS = 3
+ROIS = ("liver", "liver_tumor", "spleen")
+NUM_ROIS = len(ROIS)
 SIDE = 16
 
 
 def small_network() -> Network:
     """A U-Net without batch norm and dropout, so that a step does not depend on how rows are spread over ranks."""
     return UNet3D(UNet3D.Config(width=4, levels=3, dropout=0.0), in_channels=1, num_rois=NUM_ROIS)
+
+
+class SmallClassifier(Classifier):
+    """A classifier without batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_outputs = NUM_ROIS
+        self.convolution = nn.Conv3d(1, 4, 4, stride=4)
+        self.linear = nn.Linear(4, NUM_ROIS)
+
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D z y x"]:
+        return self.convolution(x_BCZYX).relu()
+
+    def classify(self, map_BDzyx: Float[Tensor, "B D z y x"]) -> Float[Tensor, "B R"]:
+        return self.linear(map_BDzyx.mean((2, 3, 4)))
+
+    def check_patch(self, patch_ZYX: Size) -> None:
+        assert min(patch_ZYX) >= 4
+
+
+def small_roi_aware() -> RoiAware:
+    """Sure that the first ROI is there and the last one is not, undecided about the second."""
+    classifier = SmallClassifier()
+    with torch.no_grad():
+        classifier.linear.weight.mul_(0.01)
+        classifier.linear.bias.copy_(torch.tensor([3.0, 0.0, -3.0]))
+    return RoiAware(classifier, [[0], [1], [2]])
+
+
+def small_blueprint() -> Blueprint:
+    """What every method can be made from."""
+    return Blueprint(
+        network=small_network, rois=ROIS, ontology=builtin(), classifier=SmallClassifier, roi_aware=small_roi_aware
+    )
 
 
 def make_batch(*, rows: int = 4, num_labelled: int = 2, seed: int = 0, known: bool | None = None) -> Batch:

@@ -3,7 +3,6 @@
 They are here, and not in the package, because they have no paper; they pass the same contracts as every method.
 """
 
-from collections.abc import Callable
 from typing import final
 
 import torch
@@ -12,8 +11,7 @@ from torch.nn import functional
 
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import pooled_dice
-from gleanseg.networks.network import Network
-from gleanseg.parts.method import Method
+from gleanseg.parts.method import Blueprint, Method
 from gleanseg.types import Batch, Mean, Progress, Term, Views
 
 
@@ -25,7 +23,7 @@ class Adversarial(Method):
     players = ("main", "critic")
     deploys = {"net": ("net",)}
 
-    def __init__(self, build: Callable[[], Network], config: object) -> None:
+    def __init__(self, build: Blueprint, config: object) -> None:
         super().__init__(build, config)
         self.net = build()
         self.critic = nn.Sequential(
@@ -59,15 +57,16 @@ class SideOutputs(Method):
     views = Views(names=("weak",))
     deploys = {"net": ("net",)}
 
-    def __init__(self, build: Callable[[], Network], config: object) -> None:
+    def __init__(self, build: Blueprint, config: object) -> None:
         super().__init__(build, config)
         self.net = build()
         self.heads = nn.ModuleList(nn.Conv3d(c, self.net.num_rois, 1) for c in self.net.decoder_channels[:-1])
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
-        *coarse, full = self.net.decode(self.net.encode(batch.x["weak"]))
+        maps = self.net.encode(batch.x["weak"])
+        *coarse, full = self.net.decode(maps)
         y = batch.y()
-        terms: dict[str, Term] = {"dice": pooled_dice(self.net.head(full), y, batch.known, batch.valid)}
+        terms: dict[str, Term] = {"dice": pooled_dice(self.net.logits(maps, full), y, batch.known, batch.valid)}
         for i, (head, features) in enumerate(zip(self.heads, coarse, strict=True)):
             z = functional.interpolate(head(features).float(), size=y.shape[2:], mode="trilinear")
             terms[f"ce_{i}"] = partial_bce(z, y, batch.known, batch.valid)
@@ -82,7 +81,7 @@ class Memory(Method):
     deploys = {"net": ("net",)}
     batchwise = True
 
-    def __init__(self, build: Callable[[], Network], config: object) -> None:
+    def __init__(self, build: Blueprint, config: object) -> None:
         super().__init__(build, config)
         self.net = build()
         self.register_buffer("queue", torch.randn(8, self.net.channels[-1], generator=torch.Generator().manual_seed(0)))
@@ -90,7 +89,7 @@ class Memory(Method):
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         maps = self.net.encode(batch.x["strong"])
-        z = self.net.head(self.net.decode(maps)[-1])
+        z = self.net.logits(maps, self.net.decode(maps)[-1])
         pooled = maps[-1].float().mean((2, 3, 4))
         with torch.no_grad():
             self.newest.copy_(self.net.encode(batch.x["weak"])[-1].float().mean((2, 3, 4))[:2])

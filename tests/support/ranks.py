@@ -11,7 +11,7 @@ from gleanseg.config import Named, OptimizerConfig, Recipe, SamplingConfig, Stag
 from gleanseg.engine.loop import Trainer
 from gleanseg.parts.method import Method
 from gleanseg.resolve import names, resolve
-from support.batches import make_batch, rows_of_rank, small_network
+from support.batches import make_batch, rows_of_rank, small_blueprint
 from support.probes import PROBES
 
 TOTAL = 20
@@ -25,7 +25,7 @@ def all_methods() -> list[type[Method]]:
 def make_method(cls: type[Method], *, seed: int = 0) -> Method:
     """A method with its default options on small networks."""
     torch.manual_seed(seed)
-    return cls(small_network, cls.Config())
+    return cls(small_blueprint(), cls.Config())
 
 
 def make_trainer(cls: type[Method], fabric: Fabric, *, seed: int = 0, optimizer: str = "adamw") -> Trainer:

@@ -42,6 +42,9 @@ class Command:
     """ROIs of which only the largest component is kept. Default: the recipe's."""
     repair: Literal["leave", "remove", "extend"] | None = None
     """Voxels of a part outside its parent: leave, remove, or give to the parent. Default: what the recipe says."""
+    gate: float | None = None
+    """Look for an ROI only in windows that the ROI-aware network scores at this or more, 0 to 1. Default: the
+    recipe's."""
     keep_air: bool = False
     """Run the network on windows of air too."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -65,6 +68,7 @@ class Command:
         changes: dict[str, Any] = {
             "overlap": self.overlap,
             "window_batch": self.window_batch,
+            "gate": self.gate,
             "mirror": True if self.mirror else None,
             "keep_largest": tuple(opened.ontology.find(roi).id for roi in self.keep_largest) or None,
         }

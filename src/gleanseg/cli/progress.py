@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gleanseg.types import ProgressBar
 
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+_METRICS = {"dice": "Dice", "auroc": "AUROC"}
 _LINE_EVERY_S = 10.0
 
 
@@ -92,7 +93,8 @@ class TrainingBar:
             console.print(f"train {stage}: {step.step}/{total}  {text}  {left:.0f} s left")
 
     def validated(self, step: int, result: "Validation") -> None:
-        """Print the validation's Dice."""
-        each = "  ".join(f"{roi} {value:.3f}" for roi, value in list(result.dice.items())[:8])
-        more = f"  (+{len(result.dice) - 8} ROIs)" if len(result.dice) > 8 else ""
-        console.print(f"validation at step {step}: mean Dice [bold]{result.mean:.3f}[/bold]  [dim]{each}{more}[/dim]")
+        """Print the validation's scores."""
+        each = "  ".join(f"{roi} {value:.3f}" for roi, value in list(result.scores.items())[:8])
+        more = f"  (+{len(result.scores) - 8} ROIs)" if len(result.scores) > 8 else ""
+        mean = f"mean {_METRICS[result.metric]} [bold]{result.mean:.3f}[/bold]"
+        console.print(f"validation at step {step}: {mean}  [dim]{each}{more}[/dim]")

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gleanseg.data.augment import move, strong, weak
@@ -73,6 +74,8 @@ def collate(
 ) -> Batch:
     """Move patches to the device, augment them and join them into a batch.
 
+    The batch tells codes apart only by ROIs that are known: nothing of a hidden label is in it.
+
     Args:
         patches: rows; the labelled ones first.
         patch_ZYX: the network's patch.
@@ -84,13 +87,7 @@ def collate(
     for p in patches:
         place = (p.center, patch_ZYX, p.draw, p.spacing_mm)
         images.append(move(torch.from_numpy(p.image).to(device), *place, nearest=False))
-        # Codes pass through float32, exact up to 2**24.
-        labels = torch.from_numpy(p.codes).to(device)[None]
-        codes.append(
-            move(labels.float(), *place, nearest=True)[0].to(torch.int32)
-            if p.draw.moves
-            else move(labels, *place, nearest=True)[0]
-        )
+        codes.append(_codes(p, patch_ZYX, device))
     weak_views = [weak(image, p.draw) for image, p in zip(images, patches, strict=True)]
     x: dict[str, Tensor] = {}
     if "weak" in views.names:
@@ -99,10 +96,12 @@ def collate(
         x["strong"] = torch.stack([strong(w, p.draw, key=p.key) for w, p in zip(weak_views, patches, strict=True)])
     shifted = torch.stack(codes)
     valid = shifted != OUTSIDE
+    merged = [np.unique(p.table, axis=0, return_inverse=True) for p in patches]
+    visible = [torch.from_numpy(code_of.astype(np.int32)).to(device) for _, code_of in merged]
     return Batch(
         x=x,
-        codes=(shifted - 1).clamp_min(0),
-        table=torch.from_numpy(_joined_tables(patches)).to(device),
+        codes=torch.stack([new[row] for new, row in zip(visible, (shifted - 1).clamp_min(0), strict=True)]),
+        table=torch.from_numpy(_joined([table for table, _ in merged])).to(device),
         known=torch.from_numpy(np.stack([p.known for p in patches])).to(device),
         valid=valid,
         key=torch.tensor([p.key for p in patches], device=device),
@@ -111,9 +110,31 @@ def collate(
     )
 
 
-def _joined_tables(patches: Sequence[Patch]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    most = max(len(p.table) for p in patches)
-    joined = np.zeros((len(patches), most, patches[0].table.shape[1]), dtype=np.bool_)
-    for row, p in enumerate(patches):
-        joined[row, : len(p.table)] = p.table
+def collate_truth(patches: Sequence[Patch], batch: Batch, *, patch_ZYX: tuple[int, int, int]) -> Batch:
+    """The batch as if nothing were hidden, for diagnostics: ``known`` becomes what the manifest knows; no views."""
+    device = batch.codes.device
+    codes = torch.stack([_codes(p, patch_ZYX, device) for p in patches])
+    return batch._replace(
+        x={},
+        codes=(codes - 1).clamp_min(0),
+        table=torch.from_numpy(_joined([p.truth for p in patches])).to(device),
+        known=torch.from_numpy(np.stack([p.judged for p in patches])).to(device),
+    )
+
+
+def _codes(p: Patch, patch_ZYX: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Shifted codes Z Y X after the patch's spatial change."""
+    labels = torch.from_numpy(p.codes).to(device)[None]
+    place = (p.center, patch_ZYX, p.draw, p.spacing_mm)
+    if not p.draw.moves:
+        return move(labels, *place, nearest=True)[0]
+    # Codes pass through float32, exact up to 2**24.
+    return move(labels.float(), *place, nearest=True)[0].to(torch.int32)
+
+
+def _joined(tables: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    most = max(len(table) for table in tables)
+    joined = np.zeros((len(tables), most, tables[0].shape[1]), dtype=np.bool_)
+    for row, table in enumerate(tables):
+        joined[row, : len(table)] = table
     return joined

@@ -28,8 +28,10 @@ class Patch(NamedTuple):
         image: C Z Y X, normalised; 0 outside the volume.
         codes: Z Y X, the store's code + 1, or ``OUTSIDE``.
         center: the patch's centre in voxels of this array (Z, Y, X).
-        table: code x ROI, for the run's ROIs.
+        table: code x ROI, for the run's ROIs; False for ROIs that are not known.
         known: ROI, whether the target is certain.
+        truth: as ``table``, with the ROIs that the recipe hides; for diagnostics only, never in a batch.
+        judged: ROI, whether ``truth`` is certain.
         spacing_mm: voxel size (Z, Y, X).
         key: this sample's random key.
         draw: the augmentation to apply.
@@ -41,6 +43,8 @@ class Patch(NamedTuple):
     center: NDArray[np.float64]
     table: NDArray[np.bool_]
     known: NDArray[np.bool_]
+    truth: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
     key: int
     draw: Draw
@@ -136,12 +140,15 @@ class Sampler:
         if case.ignore_code is not None:
             shifted[stored_codes == case.ignore_code] = OUTSIDE
         codes[inside] = shifted
+        truth = case.table[:, self.selection.columns]
         return Patch(
             image=image,
             codes=codes,
             center=center - low,
-            table=case.table[:, self.selection.columns],
+            table=truth & visible.known,
             known=visible.known,
+            truth=truth,
+            judged=case.known[self.selection.columns],
             spacing_mm=case.grid.spacing_ZYX_mm,
             key=key,
             draw=drawn,

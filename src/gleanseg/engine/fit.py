@@ -5,6 +5,7 @@ import subprocess
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,20 +18,21 @@ from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader
 from gleanseg.data.sampler import Sampler
 from gleanseg.data.selection import overlaps
+from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
 from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import Setup, rows_of, set_up
 from gleanseg.engine.signals import Interrupted, StopRequest
 from gleanseg.engine.state import adopt, pack, unpack
-from gleanseg.engine.validate import Validation, validate
+from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError
-from gleanseg.networks.network import Network
-from gleanseg.predict.predictor import Predictor
 from gleanseg.run.checkpoint import load, save
+from gleanseg.run.codes import is_dynamic, write_codes
 from gleanseg.run.deploy import make_method
 from gleanseg.run.environment import environment
-from gleanseg.run.folder import Run
+from gleanseg.run.folder import Part, Run
 from gleanseg.run.log import RunLog, Step
+from gleanseg.run.roi_aware import adopt_roi_aware
 
 _KEEP = 2
 """Checkpoints kept of the stage that is running; of a finished stage its last."""
@@ -109,6 +111,7 @@ class Session:
         fabric.barrier()
         self.run = Run.open(out)
         self._refuse_changes()
+        self.judge = Judge(setup, self.run, fabric)
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
             for listener in self.watching:
@@ -120,13 +123,7 @@ class Session:
         if self._is_finished(stage):
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
-        method = make_method(
-            recipe,
-            stage,
-            num_channels=len(self.run.info["channels"]),
-            num_rois=len(selection.rois),
-            spacing_ZYX_mm=self.run.plan.spacing_ZYX_mm,
-        )
+        method = make_method(self.run, stage)
         trainer = Trainer(self.fabric, method, recipe=recipe, stage=stage, index=index)
         self._restore(trainer, stage)
         sampler = Sampler(
@@ -150,6 +147,9 @@ class Session:
             self._loop(trainer, loader, stage)
         finally:
             loader.close()
+        for text in self.judge.conclude(method):
+            for listener in self.watching:
+                listener.note(text)
 
     def finish(self) -> Run:
         """Mark the run as finished."""
@@ -180,6 +180,7 @@ class Session:
         for step in steps:
             now = time.perf_counter()
             rate = 1 / (now - before) if rate == 0 else 0.95 * rate + 0.05 / (now - before)
+            self.log.watch(step)
             if step.step % self.setup.recipe.train.log_every == 0 or step.step in (1, stage.steps):
                 check_finite(step)
                 self.log.step(step, stage=stage.name, time_s=self._clock(), rate=rate)
@@ -194,39 +195,15 @@ class Session:
         return due and bool(self.setup.selection.validation) and not self.log.has_validation(stage.name, step)
 
     def _validate(self, trainer: Trainer, stage: StageConfig) -> None:
-        method = trainer.method
-        names = next(iter(type(method).deploys.values()))
-        networks = [module for name in names if isinstance(module := method.get_submodule(name), Network)]
-        method.eval()
-        predictor = Predictor(
-            networks,
-            plan=self.run.plan,
-            rois=self.run.rois,
-            ontology=self.run.ontology,
-            patch_ZYX=_patch(self.setup.recipe),
-            overlaps=self.run.overlaps,
-            config=self.setup.recipe.predict,
-            device=self.fabric.device,
-            bf16=choose(self.setup.recipe.train.precision, self.fabric.device) == "bf16-mixed",
-        )
-        try:
-            result = validate(
-                predictor,
-                self.setup.store,
-                self.setup.selection,
-                fabric=self.fabric,
-                poll=lambda: self._poll(trainer, stage),
-            )
-        finally:
-            method.train()
-        self.log.validation(result.dice, mean=result.mean, stage=stage.name, step=trainer.done)
+        result = self.judge.validate(trainer.method, poll=lambda: self._poll(trainer, stage))
+        self.log.validation(result.scores, mean=result.mean, metric=result.metric, stage=stage.name, step=trainer.done)
         for listener in self.watching:
             listener.validated(trainer.done, result)
         if result.mean > self.best:
             self.best = result.mean
             if self.fabric.is_global_zero:
-                tensors, _ = pack(method, {})
-                info = {"stage": stage.name, "step": trainer.done, "dice": result.mean}
+                tensors, _ = pack(trainer.method, {})
+                info = {"stage": stage.name, "step": trainer.done, result.metric: result.mean}
                 save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
 
     def _poll(self, trainer: Trainer, stage: StageConfig) -> None:
@@ -338,7 +315,21 @@ def _create(setup: Setup, out: Path) -> None:
         "seed": recipe.seed,
         "status": "running",
     }
-    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles)
+    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles, parts=_parts(setup))
+
+
+def _parts(setup: Setup) -> list[Part]:
+    """What else the run must hold to stand alone."""
+    recipe, rois, ontology = setup.recipe, setup.selection.rois, setup.ontology
+    parts: list[Part] = []
+    if is_dynamic(recipe):
+        modality = setup.store.plan.channels[0].modality
+        parts.append(partial(write_codes, recipe=recipe, rois=rois, ontology=ontology, modality=modality))
+    if recipe.presence.run is not None:
+        parts.append(
+            partial(adopt_roi_aware, config=recipe.presence, plan=setup.store.plan, rois=rois, ontology=ontology)
+        )
+    return parts
 
 
 def _patch(recipe: Recipe) -> tuple[int, int, int]:

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader, collate
 from gleanseg.data.sampler import Patch
+from gleanseg.engine.diagnose import diagnose
 from gleanseg.engine.optim import lr_at, make_optimizer
-from gleanseg.engine.terms import combine
+from gleanseg.engine.terms import combine, observe
 from gleanseg.errors import UserError
 from gleanseg.parts.method import Method
 from gleanseg.predict.hardware import channels_last
@@ -62,7 +63,10 @@ class Trainer:
             start = time.perf_counter()
             patches = next(patches_of_steps)
             waited = time.perf_counter() - start
-            yield self.train_step(self._micro_batches(patches, loader), patches, waited)
+            rows = self._micro_rows(patches, loader)
+            batches = [self._collate(part, num_labelled) for part, num_labelled in rows]
+            step = self.train_step(batches, patches, waited)
+            yield step._replace(monitors=step.monitors | self._diagnose(rows[-1][0], batches[-1]))
 
     def train_step(self, batches: list[Batch], patches: list[Patch], waited: float) -> Step:
         """One optimiser step of every player whose turn it is."""
@@ -72,6 +76,7 @@ class Trainer:
         torch.manual_seed(mix_seeds(self.recipe.seed, self.index, self.done, self.fabric.global_rank))
         losses: list[Tensor] = []
         values: dict[str, Tensor] = {}
+        monitors: dict[str, Tensor] = {}
         for player in self.method.turns(progress):
             self._zero_grad()
             for i, batch in enumerate(batches):
@@ -80,13 +85,13 @@ class Trainer:
                     loss, term_values = combine(terms, world=self.fabric.world_size, all_reduce=self._all_reduce)
                     self.fabric.backward(loss / len(batches))
                 losses.append(loss.detach() / len(batches) / self.fabric.world_size)
-                for name, value in term_values.items():
-                    values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+                _add(values, {name: value / len(batches) for name, value in term_values.items()})
+                _add(monitors, observe(terms, world=self.fabric.world_size, all_reduce=self._all_reduce))
             self._optimizer_step(player, lr)
         self.method.after_step(progress)
         self.done += 1
         total = torch.stack(losses).sum()
-        return Step(self.done, total, values, lr, waited, tuple(patch.case for patch in patches))
+        return Step(self.done, total, values, monitors, lr, waited, tuple(patch.case for patch in patches))
 
     def _optimizer_step(self, player: str, lr: float) -> None:
         optimizer = self.optimizers[player]
@@ -101,24 +106,37 @@ class Trainer:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
 
-    def _micro_batches(self, patches: list[Patch], loader: Loader) -> list[Batch]:
+    def _micro_rows(self, patches: list[Patch], loader: Loader) -> list[tuple[list[Patch], int]]:
+        """The rows of each micro-batch, labelled ones first, and how many these are."""
         parts = self.recipe.train.accumulate
-        labelled = sum(1 for stream, _ in loader.rows(self.done) if stream == "labelled")
+        num_labelled = sum(1 for stream, _ in loader.rows(self.done) if stream == "labelled")
+        labelled, unlabelled = patches[:num_labelled], patches[num_labelled:]
+        return [([*labelled[i::parts], *unlabelled[i::parts]], len(labelled[i::parts])) for i in range(parts)]
+
+    def _collate(self, rows: list[Patch], num_labelled: int) -> Batch:
+        return collate(
+            rows,
+            patch_ZYX=self._patch_ZYX,
+            views=self.method.views,
+            num_labelled=num_labelled,
+            device=self.fabric.device,
+        )
+
+    def _diagnose(self, rows: list[Patch], batch: Batch) -> dict[str, Tensor]:
+        return diagnose(
+            self.method,
+            rows,
+            batch,
+            patch_ZYX=self._patch_ZYX,
+            world=self.fabric.world_size,
+            all_reduce=self._all_reduce,
+        )
+
+    @property
+    def _patch_ZYX(self) -> tuple[int, int, int]:
         patch = self.recipe.sampling.patch
         assert patch != "auto", "a resolved recipe has a patch"
-        batches = []
-        for i in range(parts):
-            rows = [*patches[:labelled][i::parts], *patches[labelled:][i::parts]]
-            batches.append(
-                collate(
-                    rows,
-                    patch_ZYX=patch[::-1],
-                    views=self.method.views,
-                    num_labelled=len(patches[:labelled][i::parts]),
-                    device=self.fabric.device,
-                )
-            )
-        return batches
+        return patch[::-1]
 
     def _sync_on(self, *, last: bool) -> AbstractContextManager[None]:
         if self.fabric.world_size == 1:
@@ -130,6 +148,11 @@ class Trainer:
         summed = self.fabric.all_reduce(local, reduce_op="sum")
         assert isinstance(summed, Tensor)
         return summed
+
+
+def _add(to: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, value in more.items():
+        to[name] = to[name] + value if name in to else value
 
 
 def check_finite(step: Step) -> None:

@@ -11,6 +11,7 @@ from gleanseg.data.manifest import Manifest
 from gleanseg.data.selection import Selection, select
 from gleanseg.data.store import Store
 from gleanseg.errors import UserError
+from gleanseg.methods import method_class
 from gleanseg.networks import legal_patch
 from gleanseg.networks.network import Size
 from gleanseg.predict.passes import trained_flips
@@ -57,6 +58,7 @@ def set_up(recipe: Recipe) -> Setup:
         )
     selection = select(store, recipe.data)
     ontology = manifest.ontology()
+    _check_presence(recipe)
     row = {id: i for i, id in enumerate(store.ids)}
     shapes = store.shapes_ZYX[[row[case.id] for case in selection.train]]
     notes = []
@@ -82,6 +84,8 @@ def _patch(recipe: Recipe, store: Store, shapes_N3: NDArray[np.int64]) -> tuple[
     """The patch as wished (or from the volumes), and the nearest that the network can take."""
     wished = recipe.sampling.patch
     patch_ZYX = automatic_patch(shapes_N3, max_voxels=recipe.sampling.max_voxels) if wished == "auto" else wished[::-1]
+    if any(method_class(stage.method)[0].networks != "networks" for stage in recipe.stages):
+        return patch_ZYX, patch_ZYX  # a classifier takes any patch that is not too small, and says so itself
     legal = legal_patch(
         recipe.network.name, recipe.network.options, patch_ZYX=patch_ZYX, spacing_ZYX_mm=store.plan.spacing_ZYX_mm
     )
@@ -106,12 +110,27 @@ def mirror_axes(recipe: Recipe, selection: Selection, ontology: Ontology) -> tup
     Raises:
         UserError: the recipe asks to flip left and right while sided ROIs are learnt.
     """
+    methods = [method_class(stage.method) for stage in recipe.stages]
+    if not any(cls.tells_sides(config) for cls, config in methods):
+        return trained_flips(recipe.augment.mirror, (), ontology)
     sided = [roi for roi in selection.rois if ontology[roi].side is not None]
     if "x" in recipe.augment.mirror and recipe.augment.mirror != "auto" and sided:
         raise UserError(
             f"augment.mirror: flipping x turns {sided[0]} into {ontology.mirror(sided[0])}; leave x out, or use 'auto'"
         )
     return trained_flips(recipe.augment.mirror, selection.rois, ontology)
+
+
+def _check_presence(recipe: Recipe) -> None:
+    """[presence] is there where a method needs it, and only there."""
+    needing = [stage.method.name for stage in recipe.stages if method_class(stage.method)[0].needs_presence]
+    if needing and recipe.presence.run is None:
+        raise UserError(
+            f"method {needing[0]!r} needs a trained ROI-aware network: train a recipe with method = 'presence' and "
+            f"set [presence] run to its folder"
+        )
+    if recipe.predict.gate > 0 and recipe.presence.run is None:
+        raise UserError(f"predict.gate = {recipe.predict.gate}: needs the ROI-aware network of [presence] run")
 
 
 def rows_of(views: Views, recipe: Recipe, selection: Selection, *, ranks: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gleanseg.types import Mean, Pooled, Term
+from gleanseg.types import Mean, Monitor, Pooled, Term
 
 AllReduce = Callable[[Tensor], Tensor]
 """Sum of a tensor over all ranks."""
@@ -23,9 +23,10 @@ def combine(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> 
         world: number of ranks.
         all_reduce: sums over ranks; the identity when there is one.
     """
-    reduced = _reduce(terms, world=world, all_reduce=all_reduce)
+    losing = {name: term for name, term in terms.items() if not isinstance(term, Monitor)}
+    reduced = _reduce(losing, world=world, all_reduce=all_reduce)
     losses, values = [], {}
-    for (name, term), global_part in zip(terms.items(), reduced, strict=True):
+    for (name, term), global_part in zip(losing.items(), reduced, strict=True):
         if isinstance(term, Mean):
             total, count = global_part[0], global_part[1].clamp_min(1.0)
             losses.append(term.weight * world * term.total / count)
@@ -39,10 +40,16 @@ def combine(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> 
     return torch.stack(losses).sum(), values
 
 
+def observe(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> dict[str, Tensor]:
+    """The monitors among the terms: (total, count) of each over all ranks."""
+    watched = {name: term for name, term in terms.items() if isinstance(term, Monitor)}
+    return dict(zip(watched, _reduce(watched, world=world, all_reduce=all_reduce), strict=True))
+
+
 def _reduce(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> list[Tensor]:
     """Global statistics of each term; one collective for all terms together."""
     local = [_statistics(term) for term in terms.values()]
-    if world == 1:
+    if world == 1 or not local:
         return local
     joined = all_reduce(torch.cat(local))
     return list(torch.split(joined, [len(part) for part in local]))

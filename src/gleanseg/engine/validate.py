@@ -15,15 +15,17 @@ from gleanseg.predict.predictor import Predictor
 
 
 class Validation(NamedTuple):
-    """Mean Dice over the validation cases in which an ROI is known and present.
+    """How good a method is on the validation cases; higher is better.
 
     Attributes:
-        dice: by ROI; NaN where no case tells.
+        scores: by ROI; NaN where no case tells. Dice: its mean over cases in which the ROI is known and present.
         mean: over the ROIs with a value.
+        metric: ``dice``, or ``auroc`` of a classifier.
     """
 
-    dice: dict[str, float]
+    scores: dict[str, float]
     mean: float
+    metric: str = "dice"
 
 
 def validate(

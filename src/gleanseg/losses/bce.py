@@ -14,10 +14,10 @@ from gleanseg.types import Mean
 def partial_bce(
     logits_BRZYX: Float[Tensor, "B R Z Y X"],
     y_BRZYX: Shaped[Tensor, "B R Z Y X"],
-    known_BR: Bool[Tensor, "B R"],
+    weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
     valid_BZYX: Bool[Tensor, "B Z Y X"],
     *,
-    roi_weight_R: Float[Tensor, " R"] | None = None,
+    count_BR: Float[Tensor, "B R"] | None = None,
     positive_weight: float = 1.0,
 ) -> Mean:
     r"""Mean over known (case, ROI) pairs of the mean over valid voxels of $-y \log p - (1 - y) \log (1 - p)$.
@@ -28,21 +28,19 @@ def partial_bce(
 
     Args:
         logits_BRZYX: raw scores; each ROI is its own sigmoid.
-        y_BRZYX: targets, bool or 0 to 1 in any type; not read where the pair is unknown or the voxel invalid.
-        known_BR: whether case b is annotated for ROI r or known not to contain it (or otherwise has a target).
+        y_BRZYX: targets, bool or 0 to 1 in any type; not read where the weight is 0 or the voxel invalid.
+        weight_BR: which pairs have a target, usually ``known``; as floats, how strongly each takes part.
         valid_BZYX: False in padding and where nobody judged.
-        roi_weight_R: factor of each ROI's pairs; the count does not follow it.
+        count_BR: what each pair adds to the count; by default 1, whatever its weight.
         positive_weight: factor of $-y \log p$, above 1 for small ROIs.
 
     Returns:
-        Sum over pairs and their number. A case without a valid voxel has no pairs; with no pair the term adds 0.
+        Weighted sum over pairs and their count. A case without a valid voxel has no pairs; with none the term adds 0.
     """
 
     def pointwise(z: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         weight = None if positive_weight == 1.0 else z.new_tensor(positive_weight)
         return (functional.binary_cross_entropy_with_logits(z, y, reduction="none", pos_weight=weight),)
 
-    (sums_BR,) = pair_sums(pointwise, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
-    if roi_weight_R is not None:
-        sums_BR = sums_BR * roi_weight_R
-    return Mean(*mean_over_pairs(sums_BR, known_BR, valid_BZYX))
+    (sums_BR,) = pair_sums(pointwise, logits_BRZYX, y_BRZYX, weight_BR > 0, valid_BZYX)
+    return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))

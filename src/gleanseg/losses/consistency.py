@@ -15,6 +15,8 @@ def mse(
     teacher_logits_BRZYX: Float[Tensor, "B R Z Y X"],
     weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
     valid_BZYX: Bool[Tensor, "B Z Y X"],
+    *,
+    count_BR: Float[Tensor, "B R"] | None = None,
 ) -> Mean:
     r"""Mean over chosen (case, ROI) pairs of the mean over valid voxels of $(\sigma(z_S) - \sigma(z_T))^2$.
 
@@ -23,18 +25,17 @@ def mse(
     Args:
         student_logits_BRZYX: raw scores, with gradient.
         teacher_logits_BRZYX: raw scores of the same voxels; get no gradient.
-        weight_BR: which pairs take part, usually ``~known``; as floats, how strongly each does (0: not at all). Weights
-            do not enter the count, so turning one pair down does not turn the others up.
+        weight_BR: which pairs take part, usually ``~known``; as floats, how strongly each does (0: not at all).
         valid_BZYX: False in padding.
+        count_BR: what each pair adds to the count; by default 1, so turning one pair down does not turn the others up.
 
     Returns:
-        Weighted sum over pairs and the number of pairs with a weight above 0; with no pair the term adds 0.
+        Weighted sum over pairs and their count; with no pair the term adds 0.
 
     Reference: Tarvainen & Valpola, Mean Teacher, NeurIPS 2017, https://arxiv.org/abs/1703.01780
     """
-    chosen_BR = weight_BR > 0
-    (sums_BR,) = pair_sums(_squared_distance, student_logits_BRZYX, teacher_logits_BRZYX, chosen_BR, valid_BZYX)
-    return Mean(*mean_over_pairs(sums_BR * weight_BR, chosen_BR, valid_BZYX))
+    (sums_BR,) = pair_sums(_squared_distance, student_logits_BRZYX, teacher_logits_BRZYX, weight_BR > 0, valid_BZYX)
+    return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))
 
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:

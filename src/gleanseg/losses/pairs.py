@@ -43,13 +43,24 @@ def valid_voxels(valid_BZYX: Bool[Tensor, "B Z Y X"]) -> Float[Tensor, " B"]:
 
 
 def mean_over_pairs(
-    sums_BR: Float[Tensor, "B R"], chosen_BR: Bool[Tensor, "B R"], valid_BZYX: Bool[Tensor, "B Z Y X"]
+    sums_BR: Float[Tensor, "B R"],
+    weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+    count_BR: Float[Tensor, "B R"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Sum of the pairs' voxel means, and how many pairs there are; a case without a valid voxel has no pairs."""
+    """Weighted sum of the pairs' voxel means, and what to divide it by; a case without a valid voxel has no pairs.
+
+    Args:
+        sums_BR: over valid voxels.
+        weight_BR: which pairs take part, or how strongly each does.
+        valid_BZYX: False in padding.
+        count_BR: what each pair adds to the divisor; by default 1 for each that takes part, so that turning one pair
+            down does not turn the others up.
+    """
     num_valid_B = valid_voxels(valid_BZYX)
-    counted_BR = chosen_BR & (num_valid_B > 0)[:, None]
-    means_BR = sums_BR / num_valid_B.clamp_min(1)[:, None].to(sums_BR.dtype)
-    return means_BR.sum(), counted_BR.sum().float()
+    counted_BR = (weight_BR > 0) & (num_valid_B > 0)[:, None]
+    means_BR = sums_BR * weight_BR / num_valid_B.clamp_min(1)[:, None].to(sums_BR.dtype)
+    return means_BR.sum(), (counted_BR if count_BR is None else count_BR * counted_BR).sum().float()
 
 
 class _PairSums(torch.autograd.Function):

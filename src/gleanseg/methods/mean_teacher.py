@@ -1,17 +1,17 @@
 """Mean Teacher: the student agrees with a running average of its own weights."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
+from pydantic import Field
 
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.consistency import mse
 from gleanseg.losses.dice import pooled_dice
-from gleanseg.networks.network import Network
 from gleanseg.parts.ema import ema_copy, ema_update, warm_alpha
-from gleanseg.parts.method import Method
+from gleanseg.parts.fold import Chunk, carrying, over_rois
+from gleanseg.parts.method import Blueprint, Method
 from gleanseg.parts.ramps import sigmoid_ramp
 from gleanseg.types import Batch, Progress, Term, Views
 
@@ -47,8 +47,10 @@ class MeanTeacher(Method):
         """Consistency weight after the ramp."""
         ramp: float = 0.4
         """Share of the run over which the weight rises."""
+        rois_per_step: Annotated[int, Field(ge=0)] = 0
+        """Of the ROIs that no row of a batch knows, at most so many a step; 0: all."""
 
-    def __init__(self, build: Callable[[], Network], config: Config) -> None:
+    def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
         self.student = build()
         self.teacher = ema_copy(self.student)
@@ -56,15 +58,23 @@ class MeanTeacher(Method):
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision on known, consistency on unknown pairs."""
-        z, y = self.student(batch.x["strong"]), batch.y()
+        student = self.student.features(batch.x["strong"])
         with torch.no_grad():
-            z_teacher = self.teacher.eval()(batch.x["weak"])
+            teacher = self.teacher.eval().features(batch.x["weak"])
         lam = self.config.lam * sigmoid_ramp(progress.fraction, length=self.config.ramp)
-        return {
-            "dice": pooled_dice(z, y, batch.known, batch.valid),
-            "ce": partial_bce(z, y, batch.known, batch.valid),
-            "consistency": mse(z, z_teacher, ~batch.known, batch.valid).scaled(lam),
-        }
+
+        def terms(r: Chunk) -> dict[str, Term]:
+            z, y, known = self.student.score(student, r), batch.y(r), batch.known[:, r]
+            with torch.no_grad():
+                z_teacher = self.teacher.score(teacher, r)
+            return {
+                "dice": pooled_dice(z, y, known, batch.valid),
+                "ce": partial_bce(z, y, known, batch.valid),
+                "consistency": mse(z, z_teacher, ~known, batch.valid).scaled(lam),
+            }
+
+        rois = carrying(batch, progress, unknown=True, rois_per_step=self.config.rois_per_step)
+        return over_rois(terms, batch, rois)
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student."""

@@ -1,13 +1,12 @@
 """Supervised learning from what is known."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import pooled_dice
-from gleanseg.networks.network import Network
-from gleanseg.parts.method import Method
+from gleanseg.parts.fold import Chunk, carrying, over_rois
+from gleanseg.parts.method import Blueprint, Method
 from gleanseg.types import Batch, Progress, Term, Views
 
 
@@ -33,15 +32,20 @@ class Supervised(Method):
         dice: float = 1.0
         ce: float = 1.0
 
-    def __init__(self, build: Callable[[], Network], config: Config) -> None:
+    def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
         self.net = build()
         self.config = config
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Both terms on the strong view."""
-        z, y = self.net(batch.x["strong"]), batch.y()
-        return {
-            "dice": pooled_dice(z, y, batch.known, batch.valid).scaled(self.config.dice),
-            "ce": partial_bce(z, y, batch.known, batch.valid).scaled(self.config.ce),
-        }
+        features = self.net.features(batch.x["strong"])
+
+        def terms(r: Chunk) -> dict[str, Term]:
+            z, y, known = self.net.score(features, r), batch.y(r), batch.known[:, r]
+            return {
+                "dice": pooled_dice(z, y, known, batch.valid).scaled(self.config.dice),
+                "ce": partial_bce(z, y, known, batch.valid).scaled(self.config.ce),
+            }
+
+        return over_rois(terms, batch, carrying(batch, progress, unknown=False))

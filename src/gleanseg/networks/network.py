@@ -5,24 +5,24 @@ Axes: B cases, C channels, R ROIs, Z Y X voxels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from math import log
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gleanseg.errors import UserError
+from gleanseg.networks.head import Head, Rois
+from gleanseg.networks.heads.fixed import FixedHead
 
 Size = tuple[int, int, int]
-PRIOR = 0.02
-"""Probability that a fresh network gives to every ROI, about."""
 
 
 class Network(nn.Module, ABC):
-    """Encoder, decoder and a linear head with one logit per ROI, each its own sigmoid.
+    """Encoder, decoder and a head with one logit per ROI, each its own sigmoid.
 
-    ``forward`` is ``head(decode(encode(x))[-1])``. Subclasses are final, own a frozen ``Config`` and are made as
+    ``forward`` is ``logits(maps, decode(maps)[-1])`` of ``maps = encode(x)``.
+
+    Subclasses are final, own a frozen ``Config`` and are made as
     ``Net(config, in_channels=..., num_rois=...)``; ``dataclasses.asdict(net.config)`` are options that rebuild it.
 
     Args:
@@ -36,12 +36,10 @@ class Network(nn.Module, ABC):
         strides: voxels of the input per voxel of each of ``encode``'s maps, (Z, Y, X).
         decoder_channels: of ``decode``'s maps, coarsest first, full resolution last. Map i lies on the grid of
             ``encode``'s map ``-2 - i``.
-        linear_head: ``head`` is affine in ``decode``'s last map at each voxel, so it commutes with resampling and
-            averaging of that map.
+        head: a ``FixedHead``, or what ``attach`` put in its place.
     """
 
     Config: ClassVar[type[Any]]
-    linear_head: bool = True
 
     def __init__(self, config: object, *, channels: Sequence[int], strides: Sequence[Size], num_rois: int) -> None:
         super().__init__()
@@ -50,11 +48,16 @@ class Network(nn.Module, ABC):
         self.strides = tuple(strides)
         self.decoder_channels = self.channels[-2::-1]
         self.num_rois = num_rois
-        self.classifier = nn.Conv3d(self.decoder_channels[-1], num_rois, 1)
-        # An ROI fills about 2 % of a patch. Heads that start at 50 % spend their first hundreds of steps on unlearning
-        # it, in which Dice has next to no gradient (Lin et al., Focal Loss, ICCV 2017, section 4.1).
-        assert self.classifier.bias is not None
-        nn.init.constant_(self.classifier.bias, log(PRIOR / (1 - PRIOR)))
+        self.head: Head = FixedHead(self.decoder_channels[-1], num_rois)
+
+    def attach(self, head: Head) -> None:
+        """Exchange the head; it must read this network's bottleneck and last map."""
+        self.head = head
+
+    @property
+    def linear_head(self) -> bool:
+        """See ``Head.linear``."""
+        return type(self.head).linear
 
     @classmethod
     def planned(cls, config: Any, *, patch_ZYX: Size, spacing_ZYX_mm: tuple[float, float, float]) -> Any:
@@ -77,25 +80,22 @@ class Network(nn.Module, ABC):
     def new_decoder(self) -> nn.Module:
         """A freshly initialised module of its own that maps ``encode``'s list as ``decode`` does."""
 
-    def head(self, map_BCZYX: Float[Tensor, "B C Z Y X"], rois: slice | None = None) -> Float[Tensor, "B R Z Y X"]:
-        """Logits of all ROIs, or of those in ``rois``, from ``decode``'s last map."""
-        weight, bias = self.classifier.weight, self.classifier.bias
-        assert bias is not None, "the head has a bias"
-        if rois is not None:
-            weight, bias = weight[rois], bias[rois]
-        return functional.conv3d(map_BCZYX, weight, bias)
+    def logits(self, encoded: Sequence[Tensor], last_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B R Z Y X"]:
+        """Logits of all ROIs from ``encode``'s maps and the last map of any decoder."""
+        return self.head.score(self.head.features(encoded, last_BCZYX))
 
     def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B R Z Y X"]:
         """Logits of all ROIs at every voxel of the input."""
-        return self.head(self.decode(self.encode(x_BCZYX))[-1])
+        return self.score(self.features(x_BCZYX))
 
     def features(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
         """All that ``score`` needs, batch axis first; a predictor keeps these instead of logits of every ROI."""
-        return (self.decode(self.encode(x_BCZYX))[-1],)
+        maps = self.encode(x_BCZYX)
+        return self.head.features(maps, self.decode(maps)[-1])
 
-    def score(self, features: tuple[Tensor, ...], rois: slice | None = None) -> Float[Tensor, "B R Z Y X"]:
+    def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Float[Tensor, "B R Z Y X"]:
         """Logits of all ROIs, or of those in ``rois``, from ``features``."""
-        return self.head(features[0], rois)
+        return self.head.score(features, rois)
 
     @property
     def divisor(self) -> Size:

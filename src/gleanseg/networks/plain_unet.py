@@ -34,7 +34,8 @@ class PlainUNet(Network):
         self.encoder = PlainConvEncoder(n_conv_per_stage=list(shape.blocks), **arguments)
         self.decoder = self.new_decoder()
         nnunet.initialize(self.encoder)
-        nnunet.initialize(self.classifier)
+        nnunet.initialize(self.head)
+        self.head.start_at_prior()
 
     @classmethod
     def planned(cls, config: Any, *, patch_ZYX: Size, spacing_ZYX_mm: tuple[float, float, float]) -> Any:

@@ -3,17 +3,57 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
+from gleanseg.errors import UserError, nearest
+from gleanseg.networks.classifier import Classifier
 from gleanseg.networks.network import Network
-from gleanseg.types import Batch, Progress, Term, Views
+from gleanseg.parts.presence import RoiAware
+from gleanseg.rois.ontology import Ontology
+from gleanseg.types import Batch, Monitor, Progress, Term, Views
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """What a method is made from. Called, it gives a freshly initialised network with the recipe's head.
+
+    Attributes:
+        network: makes a network.
+        rois: ids in channel order.
+        ontology: relations between them.
+        classifier: makes a classifier of patches, for methods whose ``[network]`` is one.
+        roi_aware: makes the frozen ROI-aware network of the recipe's ``[presence]`` table.
+    """
+
+    network: Callable[[], Network]
+    rois: tuple[str, ...]
+    ontology: Ontology
+    classifier: Callable[[], Classifier] | None = None
+    roi_aware: Callable[[], RoiAware] | None = None
+
+    def __call__(self) -> Network:
+        """One more network."""
+        return self.network()
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """Options of a method that has none."""
+
+
+def check_rois(*options: tuple[str, Mapping[str, object]], rois: Sequence[str]) -> None:
+    """Refuse options per ROI that name an ROI the run does not learn.
+
+    Raises:
+        UserError: names the option, the ROI and the nearest one.
+    """
+    for option, given in options:
+        for roi in given:
+            if roi not in rois:
+                raise UserError(f"[method] {option}: {roi!r} is not one of the run's ROIs{nearest(roi, rois)}")
 
 
 class Method(nn.Module, ABC):
@@ -23,7 +63,7 @@ class Method(nn.Module, ABC):
     random comes from generators keyed by ``batch.key``.
 
     Args:
-        build: makes a freshly initialised network; a method with two networks calls it twice.
+        build: makes a freshly initialised network; a method with two networks calls it twice. It also knows the ROIs.
         config: an instance of the method's own ``Config``.
     """
 
@@ -34,11 +74,20 @@ class Method(nn.Module, ABC):
     """Name -> sub-modules that a predictor loads and averages; the first name is the default."""
     batchwise: ClassVar[bool] = False
     """Whether a row's loss depends on the other rows of its rank (memories, queues, batch norm in a new head)."""
-    Config: ClassVar[type] = NoOptions
+    networks: ClassVar[str] = "networks"
+    """Room that the name in ``[network]`` is looked up in."""
+    needs_presence: ClassVar[bool] = False
+    """Whether the recipe must name a trained ROI-aware network under ``[presence]``."""
+    Config: ClassVar[type[Any]] = NoOptions
 
     @abstractmethod
-    def __init__(self, build: Callable[[], Network], config: object) -> None:
+    def __init__(self, build: Blueprint, config: Any) -> None:
         super().__init__()
+
+    @classmethod
+    def tells_sides(cls, config: Any) -> bool:
+        """Whether left and right are told apart; if not, training may mirror patients from left to right."""
+        return True
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
@@ -54,6 +103,15 @@ class Method(nn.Module, ABC):
         Args:
             progress: steps done before this one.
         """
+
+    def diagnose(self, present_BR: Bool[Tensor, "B R"], judged_BR: Bool[Tensor, "B R"]) -> dict[str, Monitor]:
+        """What hidden labels say of the last step's decisions. For the log only: nothing of it may be kept.
+
+        Args:
+            present_BR: whether the ROI is in the patch.
+            judged_BR: unknown to the method, but annotated in the manifest and hidden by the recipe.
+        """
+        return {}
 
     def parameters_of(self, player: str) -> Iterator[nn.Parameter]:
         """The trainable parameters of a player."""

@@ -10,30 +10,35 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
+
+from gleanseg.networks.head import Rois
 
 Average = Literal["logits", "probabilities"]
 Autocast = Callable[[], AbstractContextManager[Any]]
+Kept = Bool[Tensor, "B R"] | None
+"""Which ROIs may be in each window of a batch; None: all."""
+BACKGROUND_LOGIT = -10.0
+"""Score where nothing can be: in windows of air, and of ROIs that a window cannot hold."""
 _FEW_ROIS = 16
 """Up to so many, holding scores takes less than holding the maps of usual networks (16 to 32 channels)."""
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What prediction asks of a network.
+    """What prediction asks of a network."""
 
-    Attributes:
-        linear_head: whether ``score`` is affine in its single map, so that blending maps equals blending logits.
-    """
-
-    linear_head: bool
+    @property
+    @abstractmethod
+    def linear_head(self) -> bool:
+        """Whether ``score`` is affine in its single map, so that blending maps equals blending logits."""
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """All that ``score`` needs of B C Z Y X patches; batch axis first."""
 
-    def score(self, features: tuple[Tensor, ...], rois: slice | None = None) -> Tensor:
-        """Logits B R Z Y X of a range of ROIs."""
+    def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Tensor:
+        """Logits B R Z Y X of all ROIs or of some."""
 
 
 class Place(NamedTuple):
@@ -124,6 +129,7 @@ class Blend(ABC):
         weight_ZYX: Float32[Tensor, "z y x"],
         places: Sequence[Place],
         flip: tuple[int, ...],
+        kept_BR: Kept = None,
     ) -> None:
         """Take in a batch of windows.
 
@@ -132,6 +138,7 @@ class Blend(ABC):
             weight_ZYX: weight of each voxel of a window.
             places: one per window, all with the same ``z``.
             flip: axes (-3, -2, -1) along which the patches were flipped.
+            kept_BR: ROIs that may be in each window; the head is not asked for the others, they are background there.
         """
 
     @abstractmethod
@@ -148,12 +155,28 @@ class Blend(ABC):
         """Let go of what lies in rows below ``base`` only."""
         self.rows.advance(base)
 
-    def window_scores(self, features: tuple[Tensor, ...], rois: slice | None, flip: tuple[int, ...]) -> Tensor:
+    def window_scores(
+        self, features: tuple[Tensor, ...], rois: slice | None, flip: tuple[int, ...], kept_BR: Kept = None
+    ) -> Tensor:
         """Float32 logits or probabilities of single windows, turned back."""
         with self.autocast():
-            scores = self.model.score(features, rois)
+            scores = self.model.score(features, rois) if kept_BR is None else self._of_kept(features, rois, kept_BR)
         scores = scores.float().flip(flip) if flip else scores.float()
         return scores.sigmoid() if self.average == "probabilities" else scores
+
+    def _of_kept(
+        self, features: tuple[Tensor, ...], rois: slice | None, kept_BR: Bool[Tensor, "B R"]
+    ) -> Float[Tensor, "B r Z Y X"]:
+        """Logits of the ROIs that may be in a window, background for the others."""
+        first, stop, _ = (rois or slice(None)).indices(kept_BR.shape[1])
+        kept_Br = kept_BR[:, first:stop]
+        wanted = kept_Br.any(0).nonzero()[:, 0]
+        size_ZYX = features[0].shape[2:]
+        logits = features[0].new_full((len(kept_Br), stop - first, *size_ZYX), BACKGROUND_LOGIT)
+        if len(wanted) > 0:
+            found = self.model.score(features, wanted + first)
+            logits[:, wanted] = torch.where(kept_Br[:, wanted, None, None, None], found, BACKGROUND_LOGIT).to(logits)
+        return logits
 
 
 @final
@@ -166,9 +189,10 @@ class BlendedScores(Blend):
         weight_ZYX: Float32[Tensor, "z y x"],
         places: Sequence[Place],
         flip: tuple[int, ...],
+        kept_BR: Kept = None,
     ) -> None:
         """See ``Blend``."""
-        for scores, at in zip(self.window_scores(features, None, flip), places, strict=True):
+        for scores, at in zip(self.window_scores(features, None, flip, kept_BR), places, strict=True):
             self.rows.add(scores, weight_ZYX, at)
 
     def score(
@@ -190,6 +214,7 @@ class BlendedMaps(Blend):
         weight_ZYX: Float32[Tensor, "z y x"],
         places: Sequence[Place],
         flip: tuple[int, ...],
+        kept_BR: Kept = None,
     ) -> None:
         """See ``Blend``."""
         (maps_BCZYX,) = features
@@ -216,6 +241,7 @@ class _Window(NamedTuple):
     weight_ZYX: Tensor
     places: tuple[Place, ...]
     flip: tuple[int, ...]
+    kept_BR: Kept
 
 
 @final
@@ -236,9 +262,10 @@ class KeptWindows(Blend):
         weight_ZYX: Float32[Tensor, "z y x"],
         places: Sequence[Place],
         flip: tuple[int, ...],
+        kept_BR: Kept = None,
     ) -> None:
         """See ``Blend``."""
-        self._windows.append(_Window(features, weight_ZYX, tuple(places), flip))
+        self._windows.append(_Window(features, weight_ZYX, tuple(places), flip, kept_BR))
 
     def score(
         self, rois: slice, weight_ZYX: Float32[Tensor, "rows Y X"], start: int, stop: int
@@ -252,7 +279,8 @@ class KeptWindows(Blend):
             if low >= high:
                 continue
             weight = window.weight_ZYX[low - z : high - z]
-            scores_BRZYX = self.window_scores(window.features, rois, window.flip)[:, :, low - z : high - z]
+            scores_BRZYX = self.window_scores(window.features, rois, window.flip, window.kept_BR)
+            scores_BRZYX = scores_BRZYX[:, :, low - z : high - z]
             for scores, at in zip(scores_BRZYX, window.places, strict=True):
                 target = total[:, low - start : high - start, at.y : at.y + height, at.x : at.x + width]
                 target.addcmul_(scores, weight)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gleanseg.data.plan import Intensity
 from gleanseg.errors import UserError
+from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.sliding import Flip
 from gleanseg.rois.ontology import Ontology
 
@@ -49,6 +50,22 @@ def side_swap(rois: Sequence[str], ontology: Ontology) -> tuple[int, ...] | None
             raise UserError(f"mirroring along x: {roi!r} lies on one side and {missing}; mirror along y and z only")
         swap.append(index[other])
     return None if swap == list(range(len(rois))) else tuple(swap)
+
+
+def presence_gate(roi_aware: RoiAware | None, least: float) -> Callable[[Tensor], Tensor] | None:
+    """A test of which ROIs windows may hold: those that the ROI-aware network scores at ``least`` or more.
+
+    Raises:
+        UserError: a gate without an ROI-aware network.
+    """
+    if least == 0.0:
+        return None
+    if roi_aware is None:
+        raise UserError(
+            f"predict.gate = {least}: the run has no ROI-aware network; train with [presence] run, or set gate to 0"
+        )
+    network = roi_aware
+    return lambda windows_BCZYX: network(windows_BCZYX) >= least
 
 
 def air_test(intensity: Sequence[Intensity]) -> Callable[[Tensor], bool]:

@@ -21,16 +21,18 @@ from gleanseg.data.plan import Plan
 from gleanseg.data.resample import AxisMap
 from gleanseg.data.standardize import preprocess_image
 from gleanseg.data.volume import Volume
+from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.blend import Average, Model
 from gleanseg.predict.hardware import best_device, channels_last, has_fast_bf16
 from gleanseg.predict.layers import Labels, Layering
-from gleanseg.predict.passes import air_test, all_flips, side_swap, trained_flips
+from gleanseg.predict.passes import air_test, all_flips, presence_gate, side_swap, trained_flips
 from gleanseg.predict.postprocess import Repair, check_rois, keep_largest, repair_hierarchy
 from gleanseg.predict.restore import Restorer
 from gleanseg.predict.sliding import Poll, Size, Slider, Sliding, step_of
 from gleanseg.rois.ontology import Ontology
 from gleanseg.run.deploy import load_deployed
 from gleanseg.run.folder import Run
+from gleanseg.run.roi_aware import load_roi_aware
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ class Predictor:
         device: where the networks are.
         bf16: run them under bf16 autocast.
         provenance: what made this predictor; written beside predictions.
+        roi_aware: says which ROIs a window may hold, where ``config.gate`` asks for it.
 
     Raises:
         UserError: an option names an ROI that is not predicted, or X is mirrored where a side has no counterpart.
@@ -115,6 +118,7 @@ class Predictor:
         device: torch.device | None = None,
         bf16: bool = False,
         provenance: Mapping[str, str] | None = None,
+        roi_aware: RoiAware | None = None,
     ) -> None:
         self.networks, self.plan, self.rois, self.ontology = tuple(networks), plan, tuple(rois), ontology
         self.config, self.options = config or PredictConfig(), options or Options()
@@ -135,6 +139,7 @@ class Predictor:
             swap=side_swap(self.rois, ontology) if any(-1 in flip for flip in flips) else None,
             bf16=bf16,
             is_air=air_test(plan.intensity) if self.options.skip_air else None,
+            may_hold=presence_gate(roi_aware, self.config.gate),
         )
 
     @classmethod
@@ -174,6 +179,8 @@ class Predictor:
             channels_last(network.to(device))
         if options.mirror_ZYX is None:
             options = replace(options, mirror_ZYX=trained_flips(recipe.augment.mirror, opened.rois, opened.ontology))
+        config = config or recipe.predict
+        has_roi_aware = "roi_aware" in opened.info
         return cls(
             networks,
             plan=opened.plan,
@@ -181,8 +188,9 @@ class Predictor:
             ontology=opened.ontology,
             patch_ZYX=(z, y, x),
             overlaps=opened.overlaps,
-            config=config or recipe.predict,
+            config=config,
             options=options,
+            roi_aware=load_roi_aware(opened).to(device) if config.gate > 0 and has_roi_aware else None,
             device=device,
             bf16=precision == "bf16" or (precision == "auto" and has_fast_bf16(device)),
             provenance={

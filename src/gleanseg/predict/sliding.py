@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from gleanseg.predict.blend import Average, Blend, Model, Place, Rows, make_blend
+from gleanseg.predict.blend import BACKGROUND_LOGIT, Average, Blend, Model, Place, Rows, make_blend
 
 Size = tuple[int, int, int]
 Flip = tuple[int, ...]
@@ -31,8 +31,6 @@ _SLAB_ROWS = 8
 """Thinner slabs would score their halo more often than their own rows."""
 _CHUNK_VALUES = 2**24
 """Scores that are held at once where slabs cannot be thin."""
-_BACKGROUND_LOGIT = -10.0
-"""Score of voxels that no window covers, as all of theirs were air."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,8 @@ class Sliding:
         swap: the channel of each ROI's other side, used for passes that flip X.
         bf16: run networks under bf16 autocast.
         is_air: tells windows (C Z Y X) that need no network; voxels in such windows only are background.
+        may_hold: tells which ROIs (B R) windows (B C Z Y X) may hold; the others are background there, and a window
+            that can hold none needs no network.
     """
 
     patch_ZYX: Size
@@ -62,6 +62,7 @@ class Sliding:
     swap: tuple[int, ...] | None = None
     bf16: bool = False
     is_air: Callable[[Tensor], bool] | None = None
+    may_hold: Callable[[Tensor], Tensor] | None = None
 
 
 def step_of(patch_ZYX: Size, *, overlap: float) -> Size:
@@ -223,12 +224,20 @@ class Slider:
     @torch.no_grad()
     def _run(self, places: Sequence[Place]) -> None:
         x_BCZYX = torch.stack([self._window(place) for place in places]).to(self.device)
+        kept_BR = None if self.sliding.may_hold is None else self.sliding.may_hold(x_BCZYX)
+        if kept_BR is not None and not kept_BR.all(1).all():
+            some = kept_BR.any(1)
+            places = [place for place, any_roi in zip(places, some.tolist(), strict=True) if any_roi]
+            x_BCZYX, kept_BR = x_BCZYX[some], kept_BR[some]
+            if not places:
+                return
         for lane in self.lanes:
+            kept = kept_BR[:, self.sliding.swap] if kept_BR is not None and lane.swapped else kept_BR
             for flip in lane.flips:
                 turned = x_BCZYX.flip(flip) if flip else x_BCZYX
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.sliding.bf16):
                     features = lane.blend.model.features(turned.contiguous(memory_format=torch.channels_last_3d))
-                lane.blend.add(features, self.weight_ZYX / len(lane.flips), places, flip)
+                lane.blend.add(features, self.weight_ZYX / len(lane.flips), places, flip, kept)
         one = torch.ones(1, 1, 1, 1, device=self.device).expand(1, *self.sliding.patch_ZYX)
         for place in places:
             self.weights.add(one, self.weight_ZYX, place)
@@ -273,7 +282,7 @@ class Slider:
             scores = [lane.share * self._lane_score(lane, rois, start, stop) for lane in self.lanes if lane.member == m]
             means.append(scores[0] if len(scores) == 1 else torch.stack(scores).sum(0))
         if self.sliding.average == "logits" and self.num_models == 1:
-            result, background = means[0], _BACKGROUND_LOGIT
+            result, background = means[0], BACKGROUND_LOGIT
         else:
             if self.sliding.average == "logits":
                 means = [mean.sigmoid() for mean in means]

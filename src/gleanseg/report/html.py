@@ -1,17 +1,14 @@
 """The report: one HTML file that needs nothing else, whatever of the run is there already."""
 
-import base64
-import hashlib
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from gleanseg.errors import UserError
+from gleanseg.report.assembly import Section, assemble
 from gleanseg.report.facts import Facts, read_facts
 from gleanseg.report.gallery import gallery
 from gleanseg.report.markup import Html, html, tag
 from gleanseg.report.matrix import state_matrix
-from gleanseg.report.sections import Section, headline, origin, recipe, results, training, warnings
+from gleanseg.report.sections import headline, origin, recipe, results, training, warnings
 from gleanseg.report.tables import case_table
 from gleanseg.run.folder import write_text
 
@@ -51,19 +48,7 @@ def page(facts: Facts, *, max_cases: int) -> str:
         origin(facts),
     ]
     shown = [section for section in sections if section is not None]
-    links = [tag("li", tag("a", s.title, href=f"#{s.id}")) for s in shown]
-    body = [tag("section", tag("h2", s.title), s.body, id=s.id) for s in shown]
-    script = _resource("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return Template(_resource("page.html")).substitute(
-        title=html(f"{facts.name}: gleanseg report"),
-        script_hash=f"sha256-{digest}",
-        style=_resource("page.css"),
-        headline=headline(facts),
-        links=html(links),
-        sections=html(body),
-        script=script,
-    )
+    return assemble(f"{facts.name}: gleanseg report", headline(facts), shown)
 
 
 def cases(facts: Facts) -> Html:
@@ -122,7 +107,3 @@ def supervision(facts: Facts) -> Html:
 
 def _nothing(text: str, command: str) -> Html:
     return tag("p", text, " Make it with ", tag("code", command), ".", class_="empty")
-
-
-def _resource(name: str) -> str:
-    return files("gleanseg.report").joinpath(name).read_text(encoding="utf-8")

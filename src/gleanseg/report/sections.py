@@ -5,9 +5,10 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
 from gleanseg import __version__
+from gleanseg.report.assembly import Section
 from gleanseg.report.charts import Series, line_chart, smooth
 from gleanseg.report.facts import Facts
 from gleanseg.report.markup import Child, Html, duration, html, number, plural, tag, when
@@ -17,14 +18,6 @@ from gleanseg.report.tables import counted, facts, results_table, rows_table
 _MAX_ROI_LINES = 7
 _MAX_ACCESS_ROWS = 50
 _PACKAGES = ("torch", "numpy", "nibabel", "SimpleITK", "monai", "scipy", "blosc2", "lightning-fabric")
-
-
-class Section(NamedTuple):
-    """One part of the page with its anchor."""
-
-    id: str
-    title: str
-    body: Html
 
 
 def headline(f: Facts) -> Html:
@@ -76,7 +69,8 @@ def _figure(f: Facts) -> Html:
             )
     if f.validation:
         last = f.validation[-1]
-        return _big("Dice, validation during training", number(last.get("mean")), f"at step {last.get('step', 0):,}",
+        moment = f"at step {last.get('step', 0):,}"
+        return _big(f"{_metric(f)}, validation during training", number(last.get("mean")), moment,
                     "patch-wise training check; run an evaluation for the final figure")  # fmt: skip
     return _big("No score yet", "–", "nothing was evaluated", "")  # noqa: RUF001
 
@@ -161,7 +155,7 @@ def training(f: Facts) -> Section:
     steps = [row.get("step", 0) + offsets.get(row.get("stage", ""), 0) for row in f.log]
     charts = [
         _chart("Loss", _loss_chart(f, steps, marks)),
-        _chart("Validation Dice", _validation_chart(f, offsets, marks)),
+        _chart(f"Validation {_metric(f)}", _validation_chart(f, offsets, marks)),
         _chart("Learning rate", _from_zero(f, "lr", steps, marks, span=1)),
         _chart("Speed", _from_zero(f, "rate", steps, marks, span=max(1, len(steps) // 40), unit="steps/s")),
     ]
@@ -218,16 +212,21 @@ def _loss_chart(f: Facts, steps: Sequence[int], marks: Sequence[tuple[float, str
     return line_chart(series, label="Loss and its terms over training steps", log=wide, stages=marks)
 
 
+def _metric(f: Facts) -> str:
+    """What the validation during training measured."""
+    return "AUROC" if f.validation and f.validation[-1].get("metric") == "auroc" else "Dice"
+
+
 def _validation_chart(f: Facts, offsets: dict[str, int], marks: Sequence[tuple[float, str]]) -> Html:
     if not f.validation:
         return tag("p", "No validation was made; the recipe's train.validate_every says how often.", class_="empty")
     steps = [int(row.get("step", 0)) + offsets.get(str(row.get("stage", "")), 0) for row in f.validation]
-    rois = list(dict.fromkeys(roi for row in f.validation for roi in row.get("dice", {})))
+    rois = list(dict.fromkeys(roi for row in f.validation for roi in row.get("scores", {})))
     few = len(rois) <= _MAX_ROI_LINES
     series = []
     if len(rois) > 1:
         for position, roi in enumerate(rois, start=1):
-            values = [_float(row.get("dice", {}).get(roi)) for row in f.validation]
+            values = [_float(row.get("scores", {}).get(roi)) for row in f.validation]
             name = f.look[roi][0] if roi in f.look else roi
             series.append(Series(name if few else "", steps, values, position, "normal" if few else "faint"))
     series.append(Series("mean", steps, [_float(row.get("mean")) for row in f.validation], 0, "main"))

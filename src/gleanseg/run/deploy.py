@@ -1,6 +1,8 @@
-"""From a run's checkpoint to networks that predict."""
+"""From a run folder to methods that train and networks that predict."""
 
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -8,33 +10,34 @@ from gleanseg.config import Recipe, StageConfig
 from gleanseg.errors import UserError, nearest
 from gleanseg.methods import build_method
 from gleanseg.networks import build as build_network
+from gleanseg.networks.attach import attach_head, head_config
+from gleanseg.networks.classifier import Classifier
+from gleanseg.networks.classifiers import build as build_classifier
 from gleanseg.networks.network import Network
-from gleanseg.parts.method import Method
+from gleanseg.parts.method import Blueprint, Method
 from gleanseg.run.checkpoint import load
+from gleanseg.run.codes import load_codes
 from gleanseg.run.folder import Run
+from gleanseg.run.roi_aware import load_roi_aware
 
 METHOD = "method."
 """Prefix of the method's tensors in a checkpoint."""
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def make_method(
-    recipe: Recipe, stage: StageConfig, *, num_channels: int, num_rois: int, spacing_ZYX_mm: tuple[float, float, float]
-) -> Method:
-    """The method of a stage with freshly initialised networks."""
-    patch = recipe.sampling.patch
-    assert patch != "auto", "a resolved recipe has a patch"
-
-    def network() -> Network:
-        return build_network(
-            recipe.network.name,
-            recipe.network.options,
-            in_channels=num_channels,
-            num_rois=num_rois,
-            patch_ZYX=patch[::-1],
-            spacing_ZYX_mm=spacing_ZYX_mm,
-        )
-
-    return build_method(stage.method, network)
+def make_method(run: Run, stage: StageConfig) -> Method:
+    """The method of a run's stage with freshly initialised networks."""
+    has_presence = "roi_aware" in run.info
+    return build_method(
+        stage.method,
+        Blueprint(
+            network=partial(_network, run.recipe, run=run),
+            rois=run.rois,
+            ontology=run.ontology,
+            classifier=partial(_classifier, run.recipe, run=run),
+            roi_aware=partial(load_roi_aware, run) if has_presence else None,
+        ),
+    )
 
 
 def load_deployed(run: Run, *, checkpoint: str | Path | None = None, deploy: str | None = None) -> list[Network]:
@@ -46,17 +49,29 @@ def load_deployed(run: Run, *, checkpoint: str | Path | None = None, deploy: str
         deploy: one of the method's ``deploys``; default: its first.
 
     Raises:
-        UserError: unknown ``deploy``, no or damaged checkpoint.
+        UserError: unknown ``deploy``, no or damaged checkpoint, or a run that trained no segmentation network.
     """
+    hint = "segments nothing; use `gleanseg presence`"
+    return _load(run, Network, hint, checkpoint=checkpoint, deploy=deploy)  # type: ignore[type-abstract]
+
+
+def load_classifier(run: Run, *, checkpoint: str | Path | None = None) -> Classifier:
+    """The classifier of a presence run, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: no or damaged checkpoint, or a run that trained no classifier.
+    """
+    hint = "is no presence run"
+    (classifier,) = _load(run, Classifier, hint, checkpoint=checkpoint, deploy=None)  # type: ignore[type-abstract]
+    return classifier
+
+
+def _load(
+    run: Run, kind: type[ModuleT], otherwise: str, *, checkpoint: str | Path | None, deploy: str | None
+) -> list[ModuleT]:
     tensors, info = load(run.checkpoint(checkpoint))
     stage = next(s for s in run.recipe.stages if s.name == info["stage"])
-    method = make_method(
-        run.recipe,
-        stage,
-        num_channels=len(run.info["channels"]),
-        num_rois=len(run.rois),
-        spacing_ZYX_mm=run.plan.spacing_ZYX_mm,
-    )
+    method = make_method(run, stage)
     deploys = type(method).deploys
     name = deploy or next(iter(deploys))
     if name not in deploys:
@@ -64,9 +79,33 @@ def load_deployed(run: Run, *, checkpoint: str | Path | None = None, deploy: str
             f"--deploy {name}: method {stage.method.name} offers {', '.join(deploys)}{nearest(name, deploys)}"
         )
     method.load_state_dict({k.removeprefix(METHOD): v for k, v in tensors.items() if k.startswith(METHOD)})
-    return [_network(method.get_submodule(part)) for part in deploys[name]]
+    modules = [method.get_submodule(part).eval().requires_grad_(False) for part in deploys[name]]
+    found = [module for module in modules if isinstance(module, kind)]
+    if len(found) < len(modules):
+        raise UserError(f"{run.path}: its method {stage.method.name!r} {otherwise}")
+    return found
 
 
-def _network(module: nn.Module) -> Network:
-    assert isinstance(module, Network), f"deployed sub-module {type(module).__name__} is not a Network"
-    return module.eval().requires_grad_(False)
+def _network(recipe: Recipe, *, run: Run) -> Network:
+    patch = recipe.sampling.patch
+    assert patch != "auto", "a resolved recipe has a patch"
+    network = build_network(
+        recipe.network.name,
+        recipe.network.options,
+        in_channels=len(run.info["channels"]),
+        num_rois=len(run.rois),
+        patch_ZYX=patch[::-1],
+        spacing_ZYX_mm=run.plan.spacing_ZYX_mm,
+    )
+    return attach_head(
+        network, head_config(recipe.head.name, recipe.head.options), rois=run.rois, table_Kd=load_codes(run)
+    )
+
+
+def _classifier(recipe: Recipe, *, run: Run) -> Classifier:
+    return build_classifier(
+        recipe.network.name,
+        recipe.network.options,
+        in_channels=len(run.info["channels"]),
+        num_outputs=len(run.rois),
+    )

@@ -5,13 +5,16 @@ run.json         what was trained on what        recipe.toml      resolved recip
 plan.json        how volumes are prepared        splits.json      cases by role, visible labels
 log.jsonl        loss terms                      validation.jsonl Dice on the validation split
 checkpoints/     <stage>-<step>.safetensors      access.jsonl     each reading of the test split
+codes.safetensors        what a dynamic head knows of each ROI
+roi_aware.safetensors    the frozen ROI-aware network
 predictions/     evaluation/     tensorboard/    report.html
 ```
 """
 
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +27,8 @@ from gleanseg.rois.ontology import Ontology, builtin
 from gleanseg.run.checkpoint import sync
 
 FORMAT = 1
+Part = Callable[[Path], Mapping[str, Any]]
+"""Writes files of its own into a new run folder and returns entries of run.json."""
 _CHECKPOINT = re.compile(r"(?P<stage>.+)-(?P<step>\d{8})\.safetensors")
 
 
@@ -39,8 +44,25 @@ class Run:
         self.path, self.info = path, dict(info)
 
     @classmethod
-    def create(cls, path: Path, *, recipe: Recipe, plan: Plan, info: Mapping[str, Any], splits: object) -> "Run":
+    def create(
+        cls,
+        path: Path,
+        *,
+        recipe: Recipe,
+        plan: Plan,
+        info: Mapping[str, Any],
+        splits: object,
+        parts: Sequence[Part] = (),
+    ) -> "Run":
         """Make a new run folder; ``run.json`` is written last.
+
+        Args:
+            path: new or empty.
+            recipe: resolved.
+            plan: how volumes were prepared.
+            info: contents of run.json.
+            splits: contents of splits.json.
+            parts: each writes further files and returns entries of run.json.
 
         Raises:
             UserError: the folder exists and is not empty.
@@ -49,11 +71,17 @@ class Run:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path}: the run folder exists; continue it with --resume, or choose another --out")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_text(path / "recipe.toml", recipe.to_toml())
-        write_text(path / "plan.json", plan.model_dump_json(indent=1))
-        write_text(path / "splits.json", json.dumps(splits, indent=1))
-        run = cls(path, {"gleanseg": FORMAT, "created": now(), **info})
-        run.update()
+        try:
+            write_text(path / "recipe.toml", recipe.to_toml())
+            write_text(path / "plan.json", plan.model_dump_json(indent=1))
+            write_text(path / "splits.json", json.dumps(splits, indent=1))
+            run = cls(path, {"gleanseg": FORMAT, "created": now(), **info})
+            for part in parts:
+                run.info.update(part(path))
+            run.update()
+        except BaseException:
+            shutil.rmtree(path)  # it was new or empty, and nothing is left half-written
+            raise
         return run
 
     @classmethod

@@ -18,6 +18,7 @@ class Step(NamedTuple):
         step: steps done, this one included.
         loss: the weighted sum over terms and players.
         terms: unweighted global value of each term.
+        monitors: (total, count) of what the method lets one watch.
         lr: learning rate.
         wait_s: seconds spent waiting for patches.
         cases: cases of this rank's batch.
@@ -26,6 +27,7 @@ class Step(NamedTuple):
     step: int
     loss: Tensor
     terms: dict[str, Tensor]
+    monitors: dict[str, Tensor]
     lr: float
     wait_s: float
     cases: tuple[str, ...]
@@ -43,24 +45,35 @@ class RunLog:
         self.path, self.write = path, write
         self._validated = {(row["stage"], row["step"]) for row in read_lines(path / "validation.jsonl")}
         self._board: SummaryWriter | None = None
+        self._watched: dict[str, Tensor] = {}
+
+    def watch(self, step: Step) -> None:
+        """Add up a step's monitors; every step is watched, also those that get no row."""
+        for name, sums in step.monitors.items():
+            self._watched[name] = self._watched[name] + sums if name in self._watched else sums
 
     def step(self, step: Step, *, stage: str, time_s: float, rate: float) -> None:
-        """One row of the training log."""
+        """One row of the training log; monitors are means over the steps since the row before."""
+        watched, self._watched = self._watched, {}
         if not self.write:
             return
+        monitors = {name: total / count for name, (total, count) in _floats(watched).items() if count > 0}
         terms = {name: float(value) for name, value in step.terms.items()}
         row: dict[str, Any] = {"step": step.step, "stage": stage, "time_s": round(time_s, 2), "lr": step.lr}
         row |= {"loss": float(step.loss), "terms": terms, "rate": round(rate, 4), "wait_s": round(step.wait_s, 5)}
+        if monitors:
+            row["monitors"] = monitors
         append_line(self.path / "log.jsonl", row)
+        self._scalars(stage, monitors, step.step)
         self._scalars(stage, {"loss": row["loss"], "lr": step.lr, "rate": rate, **terms}, step.step)
 
-    def validation(self, dice: dict[str, float], *, mean: float, stage: str, step: int) -> None:
+    def validation(self, scores: dict[str, float], *, mean: float, metric: str, stage: str, step: int) -> None:
         """One row of the validation log."""
         self._validated.add((stage, step))
         if self.write:
-            row = {"step": step, "stage": stage, "dice": dice, "mean": mean}
+            row = {"step": step, "stage": stage, "metric": metric, "scores": scores, "mean": mean}
             append_line(self.path / "validation.jsonl", row)
-            self._scalars(stage, {f"validation/{roi}": value for roi, value in dice.items()}, step)
+            self._scalars(stage, {f"validation/{roi}": value for roi, value in scores.items()}, step)
 
     def has_validation(self, stage: str, step: int) -> bool:
         """Whether this step was validated."""
@@ -87,3 +100,7 @@ class RunLog:
             self._board = SummaryWriter(str(self.path / "tensorboard"))
         for name, value in values.items():
             self._board.add_scalar(f"{stage}/{name}", value, step)
+
+
+def _floats(sums: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
+    return {name: (float(total), float(count)) for name, (total, count) in sums.items()}

@@ -18,9 +18,10 @@ from gleanseg.data.phantom.make import (
     ROIS,
     Phantom,
     PhantomCase,
+    complete_manifest,
     make_phantom,
     phantom_manifest,
     phantom_truth,
 )
 
-__all__ = ["ROIS", "Phantom", "PhantomCase", "make_phantom", "phantom_manifest", "phantom_truth"]
+__all__ = ["ROIS", "Phantom", "PhantomCase", "complete_manifest", "make_phantom", "phantom_manifest", "phantom_truth"]

@@ -262,6 +262,32 @@ def phantom_manifest(root: Path) -> Manifest:
     return Manifest.merge(parts, name="phantom")
 
 
+def complete_manifest(root: Path) -> Manifest:
+    """The same cases with every ROI annotated: what a recipe's ``data.annotate`` hides, diagnostics can look at.
+
+    Raises:
+        UserError: the folder holds no phantom, or only a part of one.
+    """
+    phantom = Phantom.load(root)
+    cases = []
+    for case in phantom.cases:
+        files = {roi: path.relative_to(root).as_posix() for roi, path in phantom_truth(root, case.id).items()}
+        absent = tuple(roi for roi in ROIS if roi not in files)
+        cases.append(
+            Case(
+                id=case.id,
+                site=case.site,
+                split=case.split,
+                images=(case.image,),
+                labels=files,
+                annotated=tuple(files),
+                absent=absent,
+            )
+        )
+    channels = (Channel(name="ct", modality="CT"),)
+    return Manifest(name="phantom-complete", rois=ROIS, channels=channels, cases=tuple(cases), root=root)
+
+
 def phantom_truth(root: Path, case_id: str) -> dict[str, Path]:
     """Mask files of every ROI that occurs in a case, hidden ones too; ROIs that are not named are not in the image.
 

@@ -1,0 +1,25 @@
+"""Classifiers of patches: one file each; the file's name is the name in ``[network]`` of a presence recipe."""
+
+from collections.abc import Mapping
+
+from gleanseg.config import build_options
+from gleanseg.networks.classifier import Classifier
+from gleanseg.resolve import resolve
+
+
+def build(name: str, options: Mapping[str, object], *, in_channels: int, num_outputs: int) -> Classifier:
+    """Make a freshly initialised classifier.
+
+    Args:
+        name: file of this room, such as ``resnet18``.
+        options: the recipe's ``[network]`` table without the name.
+        in_channels: image channels.
+        num_outputs: logits.
+
+    Raises:
+        UserError: no such classifier, an unknown option, or a bad value.
+    """
+    cls = resolve("networks.classifiers", name)
+    assert issubclass(cls, Classifier), f"{name} is not a Classifier"
+    config = build_options(cls.Config, options, where=f"[network] {name}")
+    return cls(config, in_channels=in_channels, num_outputs=num_outputs)  # type: ignore[call-arg]

@@ -1,0 +1,185 @@
+"""Scans, audits and gates by a classifier whose answers are known."""
+
+import csv
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gleanseg.config import PredictConfig
+from gleanseg.data.manifest import Manifest
+from gleanseg.errors import UserError
+from gleanseg.networks.classifier import Classifier
+from gleanseg.networks.network import Size
+from gleanseg.parts.presence import RoiAware
+from gleanseg.predict.audit import Audit, Verdict, audit
+from gleanseg.predict.passes import presence_gate
+from gleanseg.predict.predictor import Options, Predictor
+from gleanseg.predict.presence import Scanner, _starts
+from gleanseg.report.audit import audit_page
+from gleanseg.rois.ontology import builtin
+from predict.stand_ins import Threshold, make_plan
+from support.volumes import save
+
+ROIS = ("liver", "liver_tumor", "spleen")
+
+
+class Brightest(Classifier):
+    """The liver is where a voxel is above 50, the spleen where one is above 150."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_outputs = 2
+
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D z y x"]:
+        return x_BCZYX
+
+    def classify(self, map_BDzyx: Float[Tensor, "B D z y x"]) -> Float[Tensor, "B R"]:
+        highest = map_BDzyx.amax((1, 2, 3, 4))
+        return torch.stack([highest - 50, highest - 150], dim=1)
+
+    def check_patch(self, patch_ZYX: Size) -> None:
+        pass
+
+
+def scanner(rois: tuple[str, ...] = ROIS) -> Scanner:
+    return Scanner(
+        Brightest(),
+        outputs=("liver", "spleen"),
+        rois=rois,
+        ontology=builtin(),
+        plan=make_plan(("liver", "spleen"), spacing_ZYX_mm=(1.0, 1.0, 1.0)),
+        patch_ZYX=(16, 16, 16),
+        device=torch.device("cpu"),
+    )
+
+
+def test_windows_overlap_by_half_and_end_flush() -> None:
+    assert _starts(10, 16) == [0]
+    assert _starts(16, 16) == [0]
+    assert _starts(24, 16) == [0, 8]
+    assert _starts(40, 16) == [0, 8, 16, 24]
+    starts = _starts(37, 16)
+    assert starts[-1] == 21
+    assert max(b - a for a, b in pairwise(starts)) <= 8
+
+
+def test_the_best_window_decides_and_says_where() -> None:
+    image = np.zeros((1, 40, 20, 18), dtype=np.float32)
+    image[0, 35, 10, 9] = 100
+    found = scanner().scan_prepared(image)
+    assert found.scores[0] > 0.99
+    assert found.scores[1] == found.scores[0], "a tumor takes its organ's score where it has none of its own"
+    assert found.scores[2] < 0.01
+    assert abs(found.centers_mm[0, 0] - 32) <= 4
+    assert found.num_windows == 4 * 2 * 2
+
+
+def make_manifest(folder: Path) -> Manifest:
+    def image(value: int, name: str) -> str:
+        array = np.zeros((18, 18, 18), dtype=np.int16)
+        array[4:12, 4:12, 4:12] = value
+        return save(folder / f"{name}.nii.gz", array)
+
+    mask = np.zeros((18, 18, 18), dtype=np.uint8)
+    mask[4:12, 4:12, 4:12] = 1
+    label, empty = save(folder / "mask.nii.gz", mask), save(folder / "empty.nii.gz", 0 * mask)
+    cases = (
+        {"id": "honest", "images": [image(100, "a")], "labels": {"liver": label}, "annotated": ["liver"]},
+        {"id": "wrong", "images": [image(10, "b")], "labels": {"liver": label}, "annotated": ["liver"]},
+        {"id": "forgotten", "images": [image(200, "c")], "labels": {"liver": empty}, "annotated": ["liver"]},
+        {"id": "denied", "images": [image(100, "d")], "absent": ["liver"]},
+        {"id": "nothing", "images": [image(50, "e")], "site": "<b>U</b>"},
+    )
+    return Manifest(name="audited", rois=ROIS, channels=({"name": "mr", "modality": "MR"},), cases=cases, root=folder)
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Audit:
+    return audit(scanner(), make_manifest(tmp_path))
+
+
+def verdicts(found: Audit, case: str) -> dict[str, str]:
+    return {pair.roi: pair.verdict.value for pair in found.pairs if pair.case == case}
+
+
+def test_unlabelled_structures_are_found(found: Audit) -> None:
+    assert verdicts(found, "forgotten") == {"liver": "annotated", "liver_tumor": "latent", "spleen": "latent"}
+    assert verdicts(found, "denied") == {"liver": "absent", "liver_tumor": "absent", "spleen": "absent"}
+    assert verdicts(found, "nothing") == {"liver": "ambiguous", "liver_tumor": "ambiguous", "spleen": "absent"}
+    assert found.number_of("spleen", Verdict.LATENT) == 1
+
+
+def test_labels_that_look_wrong_are_named(found: Audit) -> None:
+    said = {(pair.case, pair.roi): pair.suspect for pair in found.suspects}
+    assert said == {
+        ("wrong", "liver"): "annotated with 0.5 ml, but looks absent",
+        ("forgotten", "liver"): "annotated without a voxel, but looks present",
+        ("denied", "liver"): "said to be absent, but looks present",
+        ("denied", "liver_tumor"): "said to be absent, but looks present",
+    }
+
+
+def test_an_roi_that_nothing_stands_for_is_undecided(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path).model_copy(update={"rois": ("liver", "aorta")})
+    found = audit(scanner(("liver", "aorta")), manifest, cases=[manifest.case("nothing")])
+    assert verdicts(found, "nothing")["aorta"] == "undecided"
+
+
+def test_files_and_page(found: Audit, tmp_path: Path) -> None:
+    found.save(tmp_path / "out")
+    with (tmp_path / "out" / "presence.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 15
+    assert json.loads((tmp_path / "out" / "presence.json").read_text())["phi_high"] == 0.8
+    ontology = builtin()
+    page = audit_page(found, {roi: (ontology[roi].name, ontology[roi].color) for roi in found.rois})
+    assert "annotated without a voxel" in page
+    assert "<b>U</b>" not in page, "names of sites are escaped"
+    assert page.count("heat-suspect") >= 4
+
+
+def gated(levels: tuple[float, ...], gate: float, **options: object) -> tuple[Predictor, Threshold]:
+    net = Threshold(*levels)
+    rois = ("liver", "spleen")
+    predictor = Predictor(
+        [net],
+        plan=make_plan(rois),
+        rois=rois,
+        ontology=builtin(),
+        patch_ZYX=(16, 16, 16),
+        config=PredictConfig(gate=gate),
+        options=Options(skip_air=False, **options),  # type: ignore[arg-type]
+        roi_aware=RoiAware(Brightest(), [[0], [1]]),
+    )
+    return predictor, net
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_a_gate_that_is_right_changes_nothing_and_saves_work(average: str) -> None:
+    image = np.zeros((1, 48, 16, 16), dtype=np.float32)
+    image[0, 4:9, 4:9, 4:9] = 120
+    plain, busy = gated((60.0, 160.0), 0.0, average=average)
+    clever, idle = gated((60.0, 160.0), 0.01, average=average)
+    expected, found = plain.segment_prepared(image), clever.segment_prepared(image)
+    assert all(np.array_equal(expected.mask(roi), found.mask(roi)) for roi in ("liver", "spleen"))
+    assert found.mask("liver").sum() == 125
+    assert idle.calls < busy.calls
+
+
+def test_a_gate_hides_what_the_classifier_denies() -> None:
+    image = np.full((1, 16, 16, 16), 120.0, dtype=np.float32)
+    plain, _ = gated((130.0, 100.0), 0.0)
+    assert plain.segment_prepared(image).mask("spleen").all()
+    clever, _ = gated((130.0, 100.0), 0.01)
+    assert not clever.segment_prepared(image).mask("spleen").any()
+
+
+def test_a_gate_needs_an_roi_aware_network() -> None:
+    with pytest.raises(UserError, match="the run has no ROI-aware network"):
+        presence_gate(None, 0.1)
