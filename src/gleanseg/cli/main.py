@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "predict",
     "evaluate": "evaluate",
     "report": "report",
+    "text": "text",
 }
 """Sub-command -> file in this folder, in the order of use."""
 
