@@ -11,7 +11,7 @@ _PIECES = """
 sp ##leen - . , 1 2
 """
 VOCABULARY = tuple(_PIECES.split())
-HIDDEN, INNER, LAYERS, HEADS, POSITIONS, OUT = 8, 12, 2, 2, 16, 6
+HIDDEN, INNER, LAYERS, HEADS, POSITIONS, OUT = 8, 12, 2, 2, 32, 6
 CONFIG = {
     "model_type": "bert",
     "hidden_size": HIDDEN,

@@ -60,7 +60,7 @@ def test_every_built_in_prompt_speaks_of_the_modality_asked_for() -> None:
 
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="did you mean 'photo'"):
-        template_named("foto")
+        template_named("phto")
     with pytest.raises(UserError, match="knows the fields"):
         template_named("{An_image} of a {x}")
     with pytest.raises(UserError, match="there are prompts for CT and MR only"):

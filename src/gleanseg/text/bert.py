@@ -172,7 +172,7 @@ class Bert:
 
     def _attend(self, x: Float[Tensor, "L D"], name: str) -> Float[Tensor, "L D"]:
         q, k, v = (
-            self._linear(x, f"{name}.self.{part}").unflatten(1, (self.config.num_heads, -1)).transpose(0, 1)
+            self._linear(x, f"{name}.self.{part}").reshape(len(x), self.config.num_heads, -1).transpose(0, 1)
             for part in ("query", "key", "value")
         )
         mixed_HLd = functional.scaled_dot_product_attention(q, k, v)

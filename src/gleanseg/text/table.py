@@ -232,7 +232,8 @@ class Table:
     def cosines(self) -> Float[np.ndarray, "K K"]:
         """Cosine between every two rows."""
         unit = unit_rows(self.vectors_KD)
-        return unit @ unit.T
+        cosines_KK: Float[np.ndarray, "K K"] = unit @ unit.T
+        return cosines_KK
 
     def provenance(self) -> dict[str, Any]:
         """What a run keeps of the table: origin, prompts and the hash of the very numbers, as JSON can hold it."""

@@ -16,7 +16,7 @@ from gleanseg.text.wordpiece import WordPiece
 if TYPE_CHECKING:
     import torch
 
-    from gleanseg.text.bert import Bert
+    from gleanseg.text.bert import Bert, Config
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _KINDS = ("config.json", "vocab.txt", "tokenizer_config.json")
@@ -43,11 +43,13 @@ class BertEncoder(Encoder):
 
     ``mean`` is the mean of the last hidden states of all tokens, ``cls`` the first token's, ``embeddings`` the mean of
     the words' rows in the input table, and ``token_ids`` the ids themselves as numbers, padded with zeros to
-    ``max_tokens``: a literal reading of "tokenizer output", only for ablations, since ids have no magnitude.
+    ``limit``: a literal reading of "tokenizer output", only for ablations, since ids have no magnitude.
     """
 
+    repository: ClassVar[str]
+    """Where the model comes from, when no folder is given."""
     max_tokens: ClassVar[int] = 512
-    """Longest text, with its first and last token."""
+    """Longest text that the model was published for, with its first and last token."""
     text_prefix: ClassVar[str] = ""
     """What names of the text side's tensors begin with in the checkpoint."""
     bert_prefix: ClassVar[str] = ""
@@ -59,7 +61,9 @@ class BertEncoder(Encoder):
         from gleanseg.text.bert import sha256_of
 
         self.model = self._locate(model_path, revision)
-        self.id, self.revision = self._name(model_path), self.model.revision
+        name = type(self).__module__.rpartition(".")[2]
+        self.id = self.repository if model_path is None else f"{name}:{model_path.name}"
+        self.revision = self.model.revision
         self.weights_sha256 = sha256_of(self.model.weights)
         self.pooling = pooling or self.poolings[0]
 
@@ -71,22 +75,18 @@ class BertEncoder(Encoder):
             UserError: not to be had.
         """
 
-    @abstractmethod
-    def _name(self, model_path: Path | None) -> str:
-        """What tables call the model."""
-
     def tokens(self, text: str) -> list[str]:
         """Pieces of a text as the network sees them.
 
         Raises:
-            UserError: empty, or longer than ``max_tokens``.
+            UserError: empty, or longer than ``limit``.
         """
         if not text.strip():
             raise UserError(f"encoder {self.id}: a text is empty; give every ROI a prompt")
         tokens = self.tokenizer.tokens(text)
-        if len(tokens) > self.max_tokens:
+        if len(tokens) > self.limit:
             raise UserError(
-                f"encoder {self.id}: {text[:40]!r}... has {len(tokens)} tokens, it takes {self.max_tokens};"
+                f"encoder {self.id}: {text[:40]!r}... has {len(tokens)} tokens, it takes {self.limit};"
                 " give several shorter texts, whose vectors are averaged"
             )
         return tokens
@@ -95,6 +95,11 @@ class BertEncoder(Encoder):
         """One vector per text."""
         rows = [self._encode_one(self.tokenizer.ids(self.tokens(text))) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+    @cached_property
+    def limit(self) -> int:
+        """Longest text in tokens: ``max_tokens``, or what positions there are."""
+        return min(self.max_tokens, self._config.max_tokens)
 
     @cached_property
     def tokenizer(self) -> WordPiece:
@@ -115,15 +120,21 @@ class BertEncoder(Encoder):
     @cached_property
     def bert(self) -> "Bert":
         """The network, read once, when first needed."""
-        from gleanseg.text.bert import Bert, read_config
+        from gleanseg.text.bert import Bert
 
         prefix = self.bert_prefix
         weights = {k.removeprefix(prefix): v for k, v in self.weights.items() if k.startswith(prefix)}
-        return Bert(read_config(self.model.config), weights, source=self.model.weights)
+        return Bert(self._config, weights, source=self.model.weights)
+
+    @cached_property
+    def _config(self) -> "Config":
+        from gleanseg.text.bert import read_config
+
+        return read_config(self.model.config)
 
     def _encode_one(self, ids: list[int]) -> Float[np.ndarray, " d"]:
         if self.pooling == "token_ids":
-            padded = np.zeros(self.max_tokens, np.float32)
+            padded = np.zeros(self.limit, np.float32)
             padded[: len(ids)] = ids
             return padded
         if self.pooling == "embeddings":
@@ -143,17 +154,11 @@ class BertEncoder(Encoder):
 class HubEncoder(BertEncoder):
     """A BERT as it lies on the model hub: one folder with weights, configuration and vocabulary."""
 
-    repository: ClassVar[str]
-    """Name on the model hub."""
-
     def _locate(self, model_path: Path | None, revision: str | None) -> Model:
         if model_path is not None:
             return model_in(model_path, revision="local")
         folder, found = download(self.repository, _KINDS, weights=WEIGHTS, revision=revision)
         return model_in(folder, revision=found)
-
-    def _name(self, model_path: Path | None) -> str:
-        return self.repository if model_path is None else f"{type(self).__name__.lower()}:{model_path.name}"
 
 
 def model_in(folder: Path, *, revision: str) -> Model:

@@ -26,6 +26,7 @@ class BiomedClip(BertEncoder):
     """
 
     poolings = ("cls",)
+    repository = REPOSITORY
     max_tokens = 256
     text_prefix = "text."
     bert_prefix = "transformer."
@@ -40,9 +41,6 @@ class BiomedClip(BertEncoder):
             text, _ = download(_bert_name(folder / _CONFIG), (*_TEXT_FILES, "tokenizer_config.json"))
             return Model(_weights(folder), text / "config.json", text / "vocab.txt", found)
         return _local(folder, revision=found)
-
-    def _name(self, model_path: Path | None) -> str:
-        return REPOSITORY if model_path is None else f"biomedclip:{model_path.name}"
 
     def _project(self, pooled: "torch.Tensor") -> "torch.Tensor":
         from torch.nn import functional

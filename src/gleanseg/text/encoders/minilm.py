@@ -20,6 +20,7 @@ class MiniLm(BertEncoder):
     """
 
     poolings = ("mean", "embeddings")
+    repository = "minilm"
     max_tokens = 256
 
     def _locate(self, model_path: Path | None, revision: str | None) -> Model:
@@ -27,13 +28,11 @@ class MiniLm(BertEncoder):
             raise UserError(f"encoder minilm: has one revision, that of {PACKAGE} {VERSION}; leave it out")
         return model_in(model_path or _package_folder(), revision=f"{PACKAGE} {VERSION}")
 
-    def _name(self, model_path: Path | None) -> str:
-        return "minilm"
-
     def __init__(
         self, *, model_path: Path | None = None, pooling: str | None = None, revision: str | None = None
     ) -> None:
         super().__init__(model_path=model_path, pooling=pooling, revision=revision)
+        self.id = self.repository  # wherever they lie, they are the same weights
         if self.weights_sha256 != SHA256:
             raise UserError(
                 f"{self.model.weights}: SHA-256 {self.weights_sha256[:12]}..., expected {SHA256[:12]}... of"
