@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "report": "report",
     "presence": "presence",
+    "text": "text",
 }
 """Sub-command -> file in this folder, in the order of use."""
 
