@@ -18,16 +18,23 @@ METHOD = "method."
 
 
 def make_method(
-    recipe: Recipe, stage: StageConfig, *, num_channels: int, num_rois: int, spacing_ZYX_mm: tuple[float, float, float]
+    recipe: Recipe,
+    stage: StageConfig,
+    *,
+    num_channels: int,
+    num_rois: int,
+    spacing_ZYX_mm: tuple[float, float, float],
+    pretrained: bool = True,
 ) -> Method:
-    """The method of a stage with freshly initialised networks."""
+    """The method of a stage with freshly initialised networks; ``pretrained`` tells whether to read a weight file."""
     patch = recipe.sampling.patch
     assert patch != "auto", "a resolved recipe has a patch"
+    options = {key: value for key, value in recipe.network.options.items() if pretrained or key != "pretrained"}
 
     def network() -> Network:
         return build_network(
             recipe.network.name,
-            recipe.network.options,
+            options,
             in_channels=num_channels,
             num_rois=num_rois,
             patch_ZYX=patch[::-1],
@@ -56,6 +63,7 @@ def load_deployed(run: Run, *, checkpoint: str | Path | None = None, deploy: str
         num_channels=len(run.info["channels"]),
         num_rois=len(run.rois),
         spacing_ZYX_mm=run.plan.spacing_ZYX_mm,
+        pretrained=False,  # the checkpoint holds all weights, and the file may lie on another machine
     )
     deploys = type(method).deploys
     name = deploy or next(iter(deploys))
