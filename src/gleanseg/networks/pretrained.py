@@ -52,7 +52,7 @@ def load_matching(module: nn.Module, path: str | Path, *, rename: Callable[[str]
     with torch.no_grad():
         for name in set(shared) - set(misfits):
             own[name].copy_(found[name])
-    fresh = [name for name in own if name not in found] + misfits
+    fresh = misfits + [name for name in own if name not in found]
     rest = f"; still random: {', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''}" if fresh else ""
     _log.info("%s: loaded %d of %d tensors%s", path, len(own) - len(fresh), len(own), rest)
 

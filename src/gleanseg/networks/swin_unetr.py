@@ -91,7 +91,7 @@ class _Encoder(nn.Module):
     def __init__(self, config: SwinUNETR.Config, *, in_channels: int) -> None:
         super().__init__()
         # Imported here, as MONAI takes seconds to import and the room's other networks do without.
-        from monai.networks.blocks import UnetrBasicBlock
+        from monai.networks.blocks.unetr_block import UnetrBasicBlock
         from monai.networks.nets.swin_unetr import SwinTransformer
 
         width, device = config.width, torch.empty(0).device
@@ -133,7 +133,7 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
-        from monai.networks.blocks import UnetrUpBlock
+        from monai.networks.blocks.unetr_block import UnetrUpBlock
 
         self.levels = nn.ModuleList(
             adopt(

@@ -89,7 +89,7 @@ class ResNet18(nn.Module):
 
     def classify(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K"]:
         """Logits of the patch from ``encode``'s map."""
-        logits: Tensor = self.backbone.fc(map_BFZYX.mean((2, 3, 4)))
+        logits: Tensor = self._linear(map_BFZYX.mean((2, 3, 4)))
         return logits
 
     def heat_map(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K Z Y X"]:
@@ -98,12 +98,17 @@ class ResNet18(nn.Module):
         Paper: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016,
         https://arxiv.org/abs/1512.04150
         """
-        logits: Tensor = self.backbone.fc(map_BFZYX.movedim(1, -1)).movedim(-1, 1)
+        logits: Tensor = self._linear(map_BFZYX.movedim(1, -1)).movedim(-1, 1)
         return logits
 
     def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B K"]:
         """Logits of the patch."""
         return self.classify(self.encode(x_BCZYX))
+
+    @property
+    def _linear(self) -> nn.Linear:
+        assert self.backbone.fc is not None, "it was built with its last layer"
+        return self.backbone.fc
 
     def _check_input(self, x_BCZYX: Tensor) -> None:
         sides = x_BCZYX.shape[2:]
