@@ -16,7 +16,7 @@ from gleanseg.run.folder import Run
 from gleanseg.types import Views
 from support.data import ROIS, prepared
 
-CLASSIFIER = 'name = "resnet18"\nwidth = 0.125\nstem_pool = false'
+CLASSIFIER = 'name = "resnet18"\nwidth = 8'
 UNET = 'name = "unet3d"\nwidth = 4\nlevels = 3'
 HIDE = '[data]\nannotate = {A = ["liver"], B = ["spleen"]}\n'
 
@@ -24,7 +24,9 @@ HIDE = '[data]\nannotate = {A = ["liver"], B = ["spleen"]}\n'
 def presence_recipe(folder: Path, *, more: str = HIDE, steps: int = 4) -> Recipe:
     prepared(folder, method="presence", steps=steps, more=more)
     path = folder / "presence.toml"
-    path.write_text((folder / "recipe.toml").read_text().replace(UNET, CLASSIFIER))
+    long = (folder / "recipe.toml").read_text().replace("patch = [16, 16, 16]", "patch = [16, 16, 32]")
+    (folder / "recipe.toml").write_text(long)
+    path.write_text(long.replace(UNET, CLASSIFIER))
     return Recipe.load(path)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from gleanseg.networks.blocks import Conv3d, Dropout, InstanceNorm
+from gleanseg.networks.blocks import Conv3d, Dropout, InstanceNorm, StandardizedConv3d, adopt
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
@@ -24,6 +24,41 @@ def test_conv_gradients_in_bf16(planes: int, stride: int, memory_format: torch.m
         with torch.autocast("cpu", dtype=torch.bfloat16):
             (grad,) = torch.autograd.grad(conv(x), conv.weight, pull.bfloat16())
         assert (grad - reference).norm() < 0.02 * reference.norm()
+
+
+def test_standardized_filters_by_hand() -> None:
+    """Filters 1, 2, 3 and 0, 0, 6 over one kernel of three voxels: unbiased variances 1 and 12."""
+    conv = StandardizedConv3d(1, 2, (1, 1, 3), bias=False)
+    conv.weight.data = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]]).reshape(2, 1, 1, 1, 3)
+    eye = torch.eye(3).reshape(3, 1, 1, 1, 3)
+    root = 12**0.5
+    expected = torch.tensor([[-1.0, 0.0, 1.0], [-2 / root, -2 / root, 4 / root]])
+    torch.testing.assert_close(conv(eye).flatten(1).T, expected)
+    conv.weight.data = 100 * conv.weight.data + 7
+    torch.testing.assert_close(conv(eye).flatten(1).T, expected)
+
+
+def test_standardized_filters_of_one_value_stay_finite() -> None:
+    conv = StandardizedConv3d(2, 3, 3, padding=1)
+    nn.init.ones_(conv.weight)
+    out = conv(torch.randn(1, 2, 2, 4, 4))
+    out.sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.isfinite().all()
+    assert conv.bias is not None
+    torch.testing.assert_close(out, conv.bias[None, :, None, None, None].expand_as(out))
+
+
+def test_adopted_modules_keep_parameters_and_values() -> None:
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.InstanceNorm3d(4, eps=1e-3))
+    module = nn.Sequential(nn.Conv3d(2, 3, 1), inner, nn.ConvTranspose3d(4, 2, 2))
+    x, parameters = torch.randn(2, 2, 2, 5, 5), list(module.parameters())
+    expected = module(x)
+    assert adopt(module) is module
+    assert [type(m).__module__ for m in (module[0], *inner)] == ["gleanseg.networks.blocks"] * 3
+    assert all(a is b for a, b in zip(module.parameters(), parameters, strict=True))
+    torch.testing.assert_close(module(x), expected)
 
 
 @pytest.mark.parametrize("affine", [False, True])

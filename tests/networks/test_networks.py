@@ -19,8 +19,12 @@ SMALL = {
     "unet3d": {"width": 4},
     "plain_unet": {"width": 4},
     "resenc_unet": {"width": 4},
+    "dodnet_unet": {"width": 16},
+    "swin_unetr": {"width": 12},
 }
 PATCH, SPACING = (16, 32, 32), (1.0, 1.0, 1.0)
+LARGER = {"swin_unetr": (32, 32, 64)}
+"""Patches of networks that cannot take the usual one."""
 every_network = pytest.mark.parametrize("name", sorted(SMALL))
 
 
@@ -31,13 +35,17 @@ def small(name: str, *, in_channels: int = 2, num_rois: int = 3, **options: obje
         SMALL[name] | options,
         in_channels=in_channels,
         num_rois=num_rois,
-        patch_ZYX=PATCH,
+        patch_ZYX=patch(name),
         spacing_ZYX_mm=SPACING,
     )
 
 
-def image(*, channels: int = 2, batch: int = 2, seed: int = 1) -> Tensor:
-    return torch.randn(batch, channels, *PATCH, generator=torch.Generator().manual_seed(seed))
+def patch(name: str) -> tuple[int, int, int]:
+    return LARGER.get(name, PATCH)
+
+
+def image(name: str = "unet3d", *, channels: int = 2, batch: int = 2, seed: int = 1) -> Tensor:
+    return torch.randn(batch, channels, *patch(name), generator=torch.Generator().manual_seed(seed))
 
 
 def test_all_networks_are_tested() -> None:
@@ -47,12 +55,12 @@ def test_all_networks_are_tested() -> None:
 @every_network
 def test_maps_have_published_channels_and_strides(name: str) -> None:
     net = small(name)
-    maps = net.encode(image())
+    maps = net.encode(image(name))
     for found, channels, stride in zip(maps, net.channels, net.strides, strict=True):
-        assert found.shape == (2, channels, *(side // s for side, s in zip(PATCH, stride, strict=True)))
+        assert found.shape == (2, channels, *(side // s for side, s in zip(patch(name), stride, strict=True)))
     decoded = net.decode(maps)
     for found, channels, stride in zip(decoded, net.decoder_channels, net.strides[-2::-1], strict=True):
-        assert found.shape == (2, channels, *(side // s for side, s in zip(PATCH, stride, strict=True)))
+        assert found.shape == (2, channels, *(side // s for side, s in zip(patch(name), stride, strict=True)))
     assert net.strides[0] == (1, 1, 1)
     assert net.divisor == net.strides[-1]
 
@@ -60,9 +68,9 @@ def test_maps_have_published_channels_and_strides(name: str) -> None:
 @every_network
 def test_forward_is_the_composition(name: str) -> None:
     net = small(name).eval()
-    x = image()
+    x = image(name)
     logits = net(x)
-    assert logits.shape == (2, 3, *PATCH)
+    assert logits.shape == (2, 3, *patch(name))
     torch.testing.assert_close(logits, net.logits(maps := net.encode(x), net.decode(maps)[-1]), rtol=0, atol=0)
     torch.testing.assert_close(logits, net.score(net.features(x)), rtol=0, atol=0)
     assert logits.std() > 1e-3
@@ -71,7 +79,7 @@ def test_forward_is_the_composition(name: str) -> None:
 @every_network
 def test_head_of_some_rois_is_a_part_of_the_whole(name: str) -> None:
     net = small(name, num_rois=5).eval()
-    features = net.features(image())
+    features = net.features(image(name))
     whole = net.score(features)
     torch.testing.assert_close(net.score(features, slice(1, 4)), whole[:, 1:4])
     torch.testing.assert_close(net.score(features, slice(4, 9)), whole[:, 4:])
@@ -88,7 +96,7 @@ def test_head_is_affine(name: str) -> None:
 @every_network
 def test_new_decoder_is_fresh_and_of_one_layout(name: str) -> None:
     net = small(name).eval()
-    maps = net.encode(image())
+    maps = net.encode(image(name))
     other = net.new_decoder().eval()
     assert not {id(p) for p in other.parameters()} & {id(p) for p in net.parameters()}
     own, fresh = net.decode(maps), other(maps)
@@ -103,7 +111,7 @@ def test_new_decoder_is_fresh_and_of_one_layout(name: str) -> None:
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 def test_every_parameter_learns(name: str, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     net = small(name).to(memory_format=memory_format)
-    x = image().to(memory_format=memory_format)
+    x = image(name).to(memory_format=memory_format)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         (last,) = net.features(x)
         logits = net.score((last,))
@@ -122,7 +130,7 @@ def test_every_parameter_learns(name: str, dtype: torch.dtype, memory_format: to
 @every_network
 def test_memory_format_and_bf16_change_little(name: str) -> None:
     net = small(name).eval()
-    x = image()
+    x = image(name)
     with torch.no_grad():
         reference = net(x)
         torch.testing.assert_close(
@@ -160,7 +168,7 @@ def test_resolved_config_rebuilds_the_network(name: str) -> None:
     net = small(name)
     again = networks.build(name, asdict(net.config), in_channels=2, num_rois=3)  # type: ignore[call-overload]
     again.load_state_dict(net.state_dict())
-    torch.testing.assert_close(again.eval()(image()), net.eval()(image()), rtol=0, atol=0)
+    torch.testing.assert_close(again.eval()(image(name)), net.eval()(image(name)), rtol=0, atol=0)
 
 
 @every_network
@@ -200,6 +208,7 @@ def test_parameter_counts_with_two_outputs() -> None:
     assert made("vnet") == 9_448_866
     assert made("vnet", norm="instance") == 9_443_266
     assert made("unet3d") == 5_884_050
+    assert made("dodnet_unet") == 17_285_920 + 2 * (32 + 1)
 
 
 GOLDEN = {

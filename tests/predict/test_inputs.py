@@ -15,10 +15,11 @@ from gleanseg.cli.predict import Command
 from gleanseg.config import Recipe
 from gleanseg.data.manifest import Manifest
 from gleanseg.errors import UserError
+from gleanseg.networks import build as build_network
 from gleanseg.predict.inputs import predict_inputs
 from gleanseg.predict.predictor import Options, Predictor
 from gleanseg.run.checkpoint import save as save_checkpoint
-from gleanseg.run.deploy import METHOD, make_method
+from gleanseg.run.deploy import METHOD, load_deployed, make_method
 from gleanseg.run.folder import Run, read_lines
 from support.volumes import save
 
@@ -26,11 +27,9 @@ ROIS = ("liver", "kidney_left", "kidney_right")
 RECIPE = """
 manifest = "{manifest}"
 [sampling]
-patch = [16, 16, 16]
+patch = {patch}
 [network]
-name = "unet3d"
-width = 4
-levels = 2
+{network}
 [method]
 name = "{method}"
 [predict]
@@ -43,7 +42,19 @@ def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(18, 20, 22)).astype(np.float32)
 
 
-def make_run(folder: Path, *, method: str = "supervised", predict: str = "") -> Run:
+UNET = """name = "unet3d"
+width = 4
+levels = 2"""
+
+
+def make_run(
+    folder: Path,
+    *,
+    method: str = "supervised",
+    predict: str = "",
+    network: str = UNET,
+    patch: tuple[int, int, int] = (16, 16, 16),
+) -> Run:
     """A run with random weights on a manifest of three cases, two of them for testing."""
     cases = [
         {"id": name, "split": split, "images": [save(folder / "images" / f"{name}.nii.gz", noise(seed))]}
@@ -52,7 +63,9 @@ def make_run(folder: Path, *, method: str = "supervised", predict: str = "") -> 
     manifest = Manifest(name="noise", rois=ROIS, channels=({"name": "mr", "modality": "MR"},), cases=tuple(cases))
     manifest.save(folder / "manifest.json")
     (folder / "recipe.toml").write_text(
-        RECIPE.format(manifest=folder / "manifest.json", method=method, predict=predict)
+        RECIPE.format(
+            manifest=folder / "manifest.json", method=method, predict=predict, network=network, patch=list(patch)
+        )
     )
     recipe = Recipe.load(folder / "recipe.toml")
     info = {
@@ -96,6 +109,17 @@ def test_a_run_tells_how_to_predict(run: Run) -> None:
     assert isinstance(network, torch.nn.Module)
     assert not network.training
     assert all(not p.requires_grad for p in network.parameters())
+
+
+def test_predicting_needs_no_file_of_first_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "first.pt"
+    encoder = build_network("swin_unetr", {"width": 12}, in_channels=1, num_rois=1).get_submodule("encoder")
+    torch.save(encoder.state_dict(), weights)
+    network = f'name = "swin_unetr"\nwidth = 12\npretrained = "{weights}"'
+    run = make_run(tmp_path, network=network, patch=(64, 32, 32))
+    weights.unlink()
+    (deployed,) = load_deployed(run)
+    assert deployed.num_rois == len(ROIS)
 
 
 def test_checkpoints_can_be_chosen(run: Run, tmp_path: Path) -> None:

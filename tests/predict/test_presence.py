@@ -15,7 +15,6 @@ from gleanseg.config import PredictConfig
 from gleanseg.data.manifest import Manifest
 from gleanseg.errors import UserError
 from gleanseg.networks.classifier import Classifier
-from gleanseg.networks.network import Size
 from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.audit import Audit, Verdict, audit
 from gleanseg.predict.passes import presence_gate
@@ -34,17 +33,16 @@ class Brightest(Classifier):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_outputs = 2
 
-    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D z y x"]:
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B F Z2 Y2 X2"]:
         return x_BCZYX
 
-    def classify(self, map_BDzyx: Float[Tensor, "B D z y x"]) -> Float[Tensor, "B R"]:
-        highest = map_BDzyx.amax((1, 2, 3, 4))
+    def classify(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K"]:
+        highest = map_BFZYX.amax((1, 2, 3, 4))
         return torch.stack([highest - 50, highest - 150], dim=1)
 
-    def check_patch(self, patch_ZYX: Size) -> None:
-        pass
+    def heat_map(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K Z Y X"]:
+        return torch.cat([map_BFZYX - 50, map_BFZYX - 150], dim=1)
 
 
 def scanner(rois: tuple[str, ...] = ROIS) -> Scanner:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gleanseg.networks.classifier import Classifier
-from gleanseg.networks.network import Network, Size
+from gleanseg.networks.network import Network
 from gleanseg.networks.unet3d import UNet3D
 from gleanseg.parts.method import Blueprint
 from gleanseg.parts.presence import RoiAware
@@ -27,18 +27,17 @@ class SmallClassifier(Classifier):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_outputs = NUM_ROIS
         self.convolution = nn.Conv3d(1, 4, 4, stride=4)
         self.linear = nn.Linear(4, NUM_ROIS)
 
-    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D z y x"]:
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B F Z2 Y2 X2"]:
         return self.convolution(x_BCZYX).relu()
 
-    def classify(self, map_BDzyx: Float[Tensor, "B D z y x"]) -> Float[Tensor, "B R"]:
-        return self.linear(map_BDzyx.mean((2, 3, 4)))
+    def classify(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K"]:
+        return self.linear(map_BFZYX.mean((2, 3, 4)))
 
-    def check_patch(self, patch_ZYX: Size) -> None:
-        assert min(patch_ZYX) >= 4
+    def heat_map(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K Z Y X"]:
+        return self.linear(map_BFZYX.movedim(1, -1)).movedim(-1, 1)
 
 
 def small_roi_aware() -> RoiAware:

@@ -19,7 +19,7 @@ from gleanseg.rois.ontology import Ontology
 from gleanseg.types import Views
 
 _MULTIPLE = 16
-"""Sides of automatic patches: every network here accepts them."""
+"""Sides of automatic patches: most networks here accept them, the others take the nearest that they can."""
 
 
 class Setup(NamedTuple):

@@ -3,6 +3,8 @@
 Axes: B cases, R ROIs, Z Y X voxels; K statistics.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
@@ -44,17 +46,18 @@ def pooled_dice(
         Isensee et al., nnU-Net, Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z (batch Dice)
     """
     sums_KBR = pair_sums(_squared if squared else _linear, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
+    return Pooled(sums_KBR.sum(1), partial(mean_lost, smooth=smooth, margin=margin))
 
-    def value(sums_KR: Tensor) -> Tensor:
-        overlap_R, size_R, reference_R = sums_KR
-        counted_R = reference_R > 0
-        # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
-        size_R = torch.where(counted_R, size_R, 1)
-        lost_R = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
-        mean: Tensor = torch.where(counted_R, lost_R, 0).sum() / counted_R.sum().clamp_min(1)
-        return mean
 
-    return Pooled(sums_KBR.sum(1), value)
+def mean_lost(sums_KR: Float[Tensor, "3 R"], *, smooth: float, margin: float) -> Float[Tensor, ""]:
+    """1 - Dice from overlap, size and reference voxels, mean over ROIs that have a reference voxel; 0 if none has."""
+    overlap_R, size_R, reference_R = sums_KR
+    counted_R = reference_R > 0
+    # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
+    size_R = torch.where(counted_R, size_R, 1)
+    lost_R = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
+    mean: Tensor = torch.where(counted_R, lost_R, 0).sum() / counted_R.sum().clamp_min(1)
+    return mean
 
 
 def case_dice(

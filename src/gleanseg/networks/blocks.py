@@ -23,14 +23,32 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, input: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D Z2 Y2 X2"]:
         """The convolution."""
+        return self.convolve(input, self.weight)
+
+    def convolve(
+        self, input: Float[Tensor, "B C Z Y X"], weight: Float[Tensor, "D E K L M"]
+    ) -> Float[Tensor, "B D Z2 Y2 X2"]:
+        """The convolution with another weight in place of its own."""
         padding = self.padding
         assert not isinstance(padding, str), "padding is given as numbers"
         assert self.padding_mode == "zeros", "other borders need their own padding"
-        if input.device.type != "cpu" or input.shape[2] >= self.kernel_size[0] or padding[0] == 0:
-            return super().forward(input)
-        padded = functional.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
-        rest = (0, *padding[1:])
-        return functional.conv3d(padded, self.weight, self.bias, self.stride, rest, self.dilation, self.groups)
+        if input.device.type == "cpu" and input.shape[2] < self.kernel_size[0] and padding[0] > 0:
+            input = functional.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
+            padding = (0, *padding[1:])
+        return functional.conv3d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class StandardizedConv3d(Conv3d):
+    """A convolution whose filters have mean 0 and variance 1 over their inputs and kernel; no gain is learned.
+
+    Paper: Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, 2019,
+    https://arxiv.org/abs/1903.10520
+    """
+
+    def forward(self, input: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D Z2 Y2 X2"]:
+        """The convolution with the standardized weight."""
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
+        return self.convolve(input, (self.weight - mean) / (variance + 1e-12).sqrt())
 
 
 class InstanceNorm(nn.Module):
@@ -64,6 +82,25 @@ class InstanceNorm(nn.Module):
     def extra_repr(self) -> str:
         """What ``print`` shows."""
         return f"{self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
+
+
+def adopt(module: nn.Module) -> nn.Module:
+    """Give a module that another package built our convolutions and instance norms; parameters stay its own.
+
+    Values are the same: see ``Conv3d`` for what is wrong with PyTorch's, and ``InstanceNorm`` for what is slow.
+
+    Args:
+        module: changed in place; its instance norms have no learned parameters.
+    """
+    for name, child in module.named_children():
+        if type(child) is nn.Conv3d:
+            child.__class__ = Conv3d  # which adds no state: a new object would draw random weights for nothing
+        elif type(child) is nn.InstanceNorm3d:
+            assert not child.affine, "learned parameters would be lost"
+            setattr(module, name, InstanceNorm(child.num_features, eps=child.eps))
+        else:
+            adopt(child)
+    return module
 
 
 class Dropout(nn.Module):

@@ -1,12 +1,10 @@
-"""What every classifier of patches offers. Axes: B cases, C channels, R outputs, Z Y X voxels, z y x cells."""
+"""What every classifier of patches offers. Axes: B cases, C channels, F features, K outputs, Z Y X voxels."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from gleanseg.networks.network import Size
 
 
 class Classifier(nn.Module, ABC):
@@ -16,24 +14,23 @@ class Classifier(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Any]]
-    num_outputs: int
 
     @abstractmethod
-    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D z y x"]:
-        """The last map before pooling."""
-
-    @abstractmethod
-    def classify(self, map_BDzyx: Float[Tensor, "B D z y x"]) -> Float[Tensor, "B R"]:
-        """Logits of the pooled map."""
-
-    @abstractmethod
-    def check_patch(self, patch_ZYX: Size) -> None:
-        """Refuse a patch that is too small.
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B F Z2 Y2 X2"]:
+        """The last feature map.
 
         Raises:
-            UserError: names the patch and the smallest side.
+            UserError: the patch is too small.
         """
 
-    def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B R"]:
-        """Logits of a patch."""
+    @abstractmethod
+    def classify(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K"]:
+        """Logits of the patch from ``encode``'s map."""
+
+    @abstractmethod
+    def heat_map(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K Z Y X"]:
+        """What each voxel of ``encode``'s map says."""
+
+    def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B K"]:
+        """Logits of the patch."""
         return self.classify(self.encode(x_BCZYX))

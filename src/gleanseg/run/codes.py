@@ -14,7 +14,7 @@ from gleanseg.networks.heads.dynamic import DynamicHead
 from gleanseg.rois.ontology import Ontology
 from gleanseg.run.checkpoint import load, save
 from gleanseg.run.folder import Run
-from gleanseg.text.tables import table_for
+from gleanseg.text.sources import table_for
 
 _FILE = "codes.safetensors"
 

@@ -1,12 +1,13 @@
 """From a run folder to methods that train and networks that predict."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
-from gleanseg.config import Recipe, StageConfig
+from gleanseg.config import StageConfig
 from gleanseg.errors import UserError, nearest
 from gleanseg.methods import build_method
 from gleanseg.networks import build as build_network
@@ -25,16 +26,24 @@ METHOD = "method."
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def make_method(run: Run, stage: StageConfig) -> Method:
-    """The method of a run's stage with freshly initialised networks."""
+def make_method(run: Run, stage: StageConfig, *, pretrained: bool = True) -> Method:
+    """The method of a run's stage with freshly initialised networks.
+
+    Args:
+        run: a run folder.
+        stage: one of its recipe's.
+        pretrained: read the weight file that ``[network]`` may name; a checkpoint holds all weights, and the file may
+            lie on another machine.
+    """
     has_presence = "roi_aware" in run.info
+    options = {key: value for key, value in run.recipe.network.options.items() if pretrained or key != "pretrained"}
     return build_method(
         stage.method,
         Blueprint(
-            network=partial(_network, run.recipe, run=run),
+            network=partial(_network, run, options),
             rois=run.rois,
             ontology=run.ontology,
-            classifier=partial(_classifier, run.recipe, run=run),
+            classifier=partial(_classifier, run, options),
             roi_aware=partial(load_roi_aware, run) if has_presence else None,
         ),
     )
@@ -71,7 +80,7 @@ def _load(
 ) -> list[ModuleT]:
     tensors, info = load(run.checkpoint(checkpoint))
     stage = next(s for s in run.recipe.stages if s.name == info["stage"])
-    method = make_method(run, stage)
+    method = make_method(run, stage, pretrained=False)
     deploys = type(method).deploys
     name = deploy or next(iter(deploys))
     if name not in deploys:
@@ -86,12 +95,13 @@ def _load(
     return found
 
 
-def _network(recipe: Recipe, *, run: Run) -> Network:
+def _network(run: Run, options: Mapping[str, object]) -> Network:
+    recipe = run.recipe
     patch = recipe.sampling.patch
     assert patch != "auto", "a resolved recipe has a patch"
     network = build_network(
         recipe.network.name,
-        recipe.network.options,
+        options,
         in_channels=len(run.info["channels"]),
         num_rois=len(run.rois),
         patch_ZYX=patch[::-1],
@@ -102,10 +112,7 @@ def _network(recipe: Recipe, *, run: Run) -> Network:
     )
 
 
-def _classifier(recipe: Recipe, *, run: Run) -> Classifier:
+def _classifier(run: Run, options: Mapping[str, object]) -> Classifier:
     return build_classifier(
-        recipe.network.name,
-        recipe.network.options,
-        in_channels=len(run.info["channels"]),
-        num_outputs=len(run.rois),
+        run.recipe.network.name, options, in_channels=len(run.info["channels"]), num_outputs=len(run.rois)
     )

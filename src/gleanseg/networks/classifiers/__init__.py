@@ -1,4 +1,4 @@
-"""Classifiers of patches: one file each; the file's name is the name in ``[network]`` of a presence recipe."""
+"""Networks that say what a patch holds, not where; a room of its own, since they are no ``Network``."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ def build(name: str, options: Mapping[str, object], *, in_channels: int, num_out
 
     Args:
         name: file of this room, such as ``resnet18``.
-        options: the recipe's ``[network]`` table without the name.
+        options: its ``Config``'s fields.
         in_channels: image channels.
-        num_outputs: logits.
+        num_outputs: logits of a patch.
 
     Raises:
-        UserError: no such classifier, an unknown option, or a bad value.
+        UserError: no such classifier, an unknown option or a bad value.
     """
     cls = resolve("networks.classifiers", name)
     assert issubclass(cls, Classifier), f"{name} is not a Classifier"

@@ -1,83 +1,126 @@
-"""The 3D ResNet-18 of the ROI-aware network. Axes: B cases, C channels, R outputs, Z Y X voxels, z y x cells."""
+"""3D ResNet-18 from MONAI: which structures are present in a patch."""
 
-from dataclasses import dataclass
-from math import prod
-from typing import Annotated, Any, Literal, final
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
-import torch
 from jaxtyping import Float
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from gleanseg.errors import UserError
+from gleanseg.networks.blocks import Width, adopt
 from gleanseg.networks.classifier import Classifier
-from gleanseg.networks.network import Size
+from gleanseg.networks.pretrained import load_matching
+
+_BASE = 64
+_STRIDE = 16
+"""Of the last map, in voxels of the input."""
 
 
 @final
 class ResNet18(Classifier):
-    """MONAI's 3D ResNet-18: a 7x7x7 stem, four stages of two basic blocks, global average pooling.
+    """A 7x7x7 stem at full resolution, max-pooling, four stages of two residual blocks, mean, one linear layer.
 
-    With one channel and 104 outputs: 33,214,248 parameters, or 33,039,528 with shortcut A.
+    ``forward`` is ``classify(encode(x))``. With one channel and 104 outputs: 33,214,248 parameters, with
+    ``shortcut="A"`` 33,039,528, as MONAI's. Weights start as MONAI's do.
 
-    Paper: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385; in 3D: Hara et al., CVPR 2018.
+    Paper: Chen et al., Med3D, 2019, https://arxiv.org/abs/1904.00625
+    Deviations (those of MONAI):
+        1. The stem has stride 1.
+    Deviations from MONAI:
+        1. Gradients pass the shortcuts of type A, where MONAI's stop; values are the same.
+        2. Convolutions avoid a fault of flat maps in bf16; values are the same.
+
+    Args:
+        config: options.
+        in_channels: image channels.
+        num_outputs: logits, each its own sigmoid.
+
+    Attributes:
+        config: options that rebuild it.
+        num_features: channels of ``encode``'s map.
+        stride: voxels of the input per voxel of that map, along each axis (a remainder gives one more voxel).
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Options of the recipe's ``[network]`` table."""
+        """Options."""
 
-        width: Annotated[float, Field(gt=0)] = 1.0
-        """Factor of all channel counts; 0.25 suits small machines."""
+        width: Width = _BASE
+        """Channels of the stem; the last map has 8 times as many. 64 is ResNet-18; 16 does for quick checks."""
         shortcut: Literal["A", "B"] = "B"
-        """Where shapes change: A pads with zeros (as Med3D's weights), B projects."""
-        stem_stride: Annotated[int, Field(gt=0)] = 1
-        stem_pool: bool = True
-        """Halve the map after the stem; off for small patches, where four halvings leave little."""
+        """Where a stage changes the shape: A pads with zero channels, as Med3D; B learns a 1x1x1 convolution."""
+        pretrained: str | None = None
+        """File of Med3D's ResNet-18 weights; they are of one channel, width 64 and shortcut A."""
 
     def __init__(self, config: Config, *, in_channels: int, num_outputs: int) -> None:
         super().__init__()
-        # MONAI takes a second to import, which other networks need not pay.
+        # Imported here, as MONAI takes seconds to import.
         from monai.networks.nets.resnet import resnet18
 
-        self.config, self.num_outputs = config, num_outputs
-        self.net: Any = resnet18(
+        # A rebuilt network gets its weights from a checkpoint: the file may be gone by then.
+        self.config = replace(config, pretrained=None)
+        self.num_features, self.stride = 8 * config.width, _STRIDE
+        self.backbone = resnet18(
             spatial_dims=3,
             n_input_channels=in_channels,
             num_classes=num_outputs,
-            conv1_t_size=7,
-            conv1_t_stride=config.stem_stride,
-            no_max_pool=not config.stem_pool,
+            conv1_t_stride=1,
             shortcut_type=config.shortcut,
-            widen_factor=config.width,
-            bias_downsample=False,
+            widen_factor=config.width / _BASE,
         )
-        self.stride = config.stem_stride * (2 if config.stem_pool else 1) * 8
+        if config.shortcut == "A":
+            for stage in (self.backbone.layer2, self.backbone.layer3, self.backbone.layer4):
+                stage[0].downsample = _PadShortcut()
+        adopt(self.backbone)
+        if config.pretrained is not None:
+            load_matching(self.backbone, config.pretrained, rename=lambda name: name.removeprefix("module."))
 
-    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D z y x"]:
-        """The last map before pooling, at 1/16 of the resolution (1/8 without the stem's pooling)."""
-        z, y, x = x_BCZYX.shape[2:]
-        self.check_patch((z, y, x))
-        net = self.net
-        maps = net.act(net.bn1(net.conv1(x_BCZYX)))
-        if not net.no_max_pool:
-            maps = net.maxpool(maps)
-        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-            maps = stage(maps)
-        encoded: Tensor = maps
-        return encoded
+    def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B F Z2 Y2 X2"]:
+        """The last feature map, before the mean over its voxels.
 
-    def classify(self, map_BDzyx: Float[Tensor, "B D z y x"]) -> Float[Tensor, "B R"]:
-        """Logits of the pooled map."""
-        logits: Tensor = self.net.fc(torch.flatten(self.net.avgpool(map_BDzyx), 1))
+        Raises:
+            UserError: the patch is too small.
+        """
+        self._check_input(x_BCZYX)
+        net = self.backbone
+        x = net.maxpool(net.act(net.bn1(net.conv1(x_BCZYX))))
+        last: Tensor = net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        return last
+
+    def classify(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K"]:
+        """Logits of the patch from ``encode``'s map."""
+        logits: Tensor = self._linear(map_BFZYX.mean((2, 3, 4)))
         return logits
 
-    def check_patch(self, patch_ZYX: Size) -> None:
-        """See ``Classifier``: at least two cells in all, as batch norm knows no variance of one."""
-        cells = prod(-(-side // self.stride) for side in patch_ZYX)
-        if cells < 2:
-            sides = "x".join(str(side) for side in reversed(patch_ZYX))
-            raise UserError(
-                f"patch {sides} (x, y, z): too small for resnet18, which reduces it {self.stride}-fold to one cell; "
-                f"use a side above {self.stride}, or [network] stem_pool = false"
-            )
+    def heat_map(self, map_BFZYX: Float[Tensor, "B F Z Y X"]) -> Float[Tensor, "B K Z Y X"]:
+        """What each voxel of ``encode``'s map says; the mean over voxels is ``classify``, as its layer is linear.
+
+        Paper: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016,
+        https://arxiv.org/abs/1512.04150
+        """
+        logits: Tensor = self._linear(map_BFZYX.movedim(1, -1)).movedim(-1, 1)
+        return logits
+
+    @property
+    def _linear(self) -> nn.Linear:
+        assert self.backbone.fc is not None, "it was built with its last layer"
+        return self.backbone.fc
+
+    def _check_input(self, x_BCZYX: Tensor) -> None:
+        sides = x_BCZYX.shape[2:]
+        if min(sides) >= _STRIDE and max(sides) > _STRIDE:
+            return
+        found = "x".join(str(side) for side in reversed(sides))
+        raise UserError(
+            f"patch {found} (x, y, z): ResNet18 needs sides of at least {_STRIDE} voxels, one of them longer, as its "
+            f"last map is {_STRIDE} times coarser and one voxel has no variance; use a larger patch"
+        )
+
+
+class _PadShortcut(nn.Module):
+    """Every second voxel, and as many zero channels as there are channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        thinned = x[:, :, ::2, ::2, ::2]
+        return functional.pad(thinned, (0, 0, 0, 0, 0, 0, 0, x.shape[1]))
