@@ -162,7 +162,7 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds none of the seven data sets; expected folders such as LITS, KiTS19"):
         to_manifest(tmp_path, Options())
     root = write_mots(tmp_path / "raw")
-    with pytest.raises(UserError, match=r"--folders 'kidny=x': expected TASK=FOLDER .*did you mean 'kidney'"):
+    with pytest.raises(UserError, match=r"--folders 'kidny=x': expected TASK=FOLDER, .*did you mean 'kidney'"):
         to_manifest(root, Options(folders=("kidny=x",)))
     with pytest.raises(UserError, match="no such folder"):
         to_manifest(root, Options(folders=(f"kidney={tmp_path / 'none'}",)))

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "predict",
     "evaluate": "evaluate",
     "report": "report",
+    "bench": "bench",
 }
 """Sub-command -> file in this folder, in the order of use."""
 
