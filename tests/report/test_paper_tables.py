@@ -248,7 +248,7 @@ def test_the_published_table_of_mots() -> None:
         ('name = "supervised"', "baseline"),
         ('name = "mean_teacher"', "mean_teacher"),
         ('name = "latent_class"', "latent_class"),
-        ('name = "latent_class"\nmse = 0.0', "without_mse"),
+        ('name = "latent_class"\nw_mse = 0.0', "without_mse"),
         ('name = "vnet"', None),
     ],
 )
@@ -279,8 +279,8 @@ def test_mistakes_in_a_table(tmp_path: Path, old: str, new: str, said: str) -> N
 
 
 def test_tables_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "mot", "--runs", str(tmp_path)]) == 2
-    assert "no table 'mot'; did you mean 'mots'?" in capsys.readouterr().err
+    assert main(["bench", "motz", "--runs", str(tmp_path)]) == 2
+    assert "no table 'motz'; did you mean 'mots'?" in capsys.readouterr().err
     assert main(["bench", "mots", "--runs", str(tmp_path / "none")]) == 2
     assert "none: no such folder" in capsys.readouterr().err
 
