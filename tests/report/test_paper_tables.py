@@ -38,6 +38,7 @@ test = "{digest_of(TEST)}"
 [[column]]
 roi = "left_atrium"
 head = "Dice"
+test = 3
 [[column]]
 roi = "left_atrium"
 metric = "hd95"
@@ -172,6 +173,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"train": TRAIN[:5]}, r"its train cases \(5, .* are not the published ones"),
     ({"test": TEST[:2]}, r"its test cases \(2, .* are not the published ones"),
     ({"train": TRAIN[::-1]}, r"its labelled cases \(2, .* are not the published ones"),
+    (
+        {"rows": tuple(Row(id, "left_atrium", m, 0.5) for id in TEST[:2] for m in ("dice", "hd95", "reference_ml"))},
+        "left_atrium is scored in 2 test cases, expected 3 as published",
+    ),
     ({"checkpoint": "main-00000010.safetensors"}, r"of checkpoint main-00000010.*expected the last \(main-00000020"),
     ({"protocol_digest": "x"}, "ssl3d has changed since"),
     ({"manifest_digest": "x"}, "another version of the manifest"),
@@ -203,6 +208,8 @@ def test_what_is_not_ready_is_told(table: PaperTable, tmp_path: Path) -> None:
     found = compare_with_paper(table, tmp_path)
     assert "training is interrupted; continue it with --resume" in found.unready[0]
     assert "run predict and `evaluate --protocol ssl3d`" in found.unready[1]
+    make(tmp_path / "presence", method='name = "presence"')
+    assert "'presence' segments nothing" in compare_with_paper(table, tmp_path).unready[2]
     (make(tmp_path / "c", seed=2) / "predictions" / "test" / "prediction.json").unlink()
     assert "prediction.json: no such file" in compare_with_paper(table, tmp_path).refused[0]
 

@@ -208,4 +208,4 @@ def _shown(cell: "Cell") -> str:
 
 
 def _interval(cell: "Cell") -> str:
-    return "" if math.isnan(cell.low) else f"[dim]{cell.low:.1f}-{cell.high:.1f}[/dim]"
+    return "" if math.isnan(cell.low) else f"[dim]{cell.low:.1f}\N{EN DASH}{cell.high:.1f}[/dim]"

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gleanseg.config import Recipe
 from gleanseg.errors import UserError
 from gleanseg.evaluate.evaluation import Evaluation
 from gleanseg.evaluate.protocol import Protocol
+from gleanseg.evaluate.scores import VOLUMES
 from gleanseg.report.papers import PaperRow, PaperTable
 from gleanseg.run.folder import Run, read_lines
 
@@ -71,6 +74,9 @@ def read_finished(path: Path, table: PaperTable, protocol: Protocol) -> Finished
     run = Run.open(path)
     if run.info.get("status") != "finished":
         raise NotReadyError(f"{path}: training is {run.info.get('status', 'not finished')}; continue it with --resume")
+    method = run.recipe.stages[-1].method.name
+    if method == "presence":
+        raise NotReadyError(f"{path}: its method 'presence' segments nothing")
     result = result_path(path, protocol)
     if not result.is_file():
         raise NotReadyError(
@@ -86,6 +92,7 @@ def read_finished(path: Path, table: PaperTable, protocol: Protocol) -> Finished
     labelled = {id for id, rois in splits["train"].items() if rois}
     _check_split(path, table, evaluation, train | validation, labelled)
     _check_evaluation(path, run, evaluation, protocol)
+    _check_counts(path, table, evaluation)
     origin = _checkpoint(path, run)
     row = find_row(run.recipe, table, num_labelled=len(labelled))
     reads = [line for line in read_lines(path / "access.jsonl") if line.get("split") == "test"]
@@ -100,7 +107,6 @@ def read_finished(path: Path, table: PaperTable, protocol: Protocol) -> Finished
     }  # fmt: skip
     settings = run.recipe.model_copy(update={"seed": 0}).digest()
     seen = len(labelled) if hides_labels(run.recipe) else None
-    method = run.recipe.stages[-1].method.name
     name = row.id if row else method if seen is None else f"{method}, {seen} labelled"
     return Finished(
         path=path, row=name, settings=settings, seed=run.recipe.seed, labelled=seen, evaluation=evaluation,
@@ -148,6 +154,19 @@ def _check_evaluation(path: Path, run: Run, evaluation: Evaluation, protocol: Pr
     for ids, what in ((evaluation.missing, "without a prediction"), (evaluation.unscored, "without a known ROI")):
         if ids:
             raise UserError(f"{path}: test case {ids[0]!r} ({len(ids)} in all) is {what}; predict and evaluate again")
+
+
+def _check_counts(path: Path, table: PaperTable, evaluation: Evaluation) -> None:
+    """The same test cases may still come with other labels than the published ones."""
+    known = np.isfinite(evaluation.values(VOLUMES[0])).sum(axis=0)
+    for column in table.column:
+        if column.test and column.roi in evaluation.rois:
+            found = int(known[evaluation.rois.index(column.roi)])
+            if found != column.test:
+                raise UserError(
+                    f"{path}: {column.roi} is scored in {found} test cases, expected {column.test} as published; import"
+                    " the benchmark anew and train on that manifest"
+                )
 
 
 def _checkpoint(path: Path, run: Run) -> dict[str, Any]:
