@@ -79,10 +79,20 @@ class PrepareConfig(Section):
     """Voxel size in mm (x, y, z)."""
     resample: Literal["linear", "cubic"] = "cubic"
     """Interpolation of images (measured: benchmarks/results/storage.json); nested labels stay nested either way."""
-    intensity: Literal["auto", "ct", "zscore", "none"] = "auto"
+    intensity: Literal["auto", "ct", "window", "zscore", "none"] = "auto"
+    """``ct`` clips to the window and standardizes by the training foreground; ``window`` maps the window to [-1, 1],
+    alike for every data set, as a network needs it that judges images of another."""
     window: tuple[float, float] | None = None
-    """HU window for CT; without it the 0.5 and 99.5 percentiles of the annotated foreground."""
+    """HU window for CT; without it ``ct`` takes the 0.5 and 99.5 percentiles of the annotated foreground."""
     crop: Literal["auto", "none", "nonzero", "body"] = "auto"
+
+    @model_validator(mode="after")
+    def _window_is_given(self) -> "PrepareConfig":
+        if self.intensity == "window" and self.window is None:
+            raise ValueError("intensity = 'window' needs window = [low, high], for example [-325, 325]")
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError(f"window must rise, found {list(self.window)}")
+        return self
 
     @property
     def spacing_ZYX(self) -> tuple[float, float, float] | None:

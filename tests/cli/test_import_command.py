@@ -56,14 +56,14 @@ def test_mistakes(tmp_path: Path) -> None:
         run("nnunet", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["folder", "la", "merge", "msd", "nnunet", "totalsegmentator"])
+@pytest.mark.parametrize("name", ["folder", "kits", "la", "lits", "merge", "mots", "msd", "nnunet", "totalsegmentator"])
 def test_each_source_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run(name, "--help")
     assert end.value.code == 0
     told = capsys.readouterr().out
     assert "-o PATH, --out PATH" in told
-    assert ("--split" in told) == (name != "merge")
+    assert ("--split" in told) == (name not in ("merge", "mots"))  # the benchmark has one split
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -41,6 +41,16 @@ def test_a_given_spacing_is_turned_round():
     assert made.spacing_ZYX_mm == (3.0, 2.0, 1.0)
 
 
+def test_a_fixed_window_does_not_depend_on_the_data():
+    config = PrepareConfig(intensity="window", window=(-325, 325))
+    (made,) = make_plan(manifest(), config, fingerprint((1.0, 1.0, 1.0))).intensity
+    assert made == Intensity(kind="ct_window", low=-325.0, high=325.0, mean=0.0, std=325.0)
+    (other,) = make_plan(
+        manifest(), PrepareConfig(intensity="window", window=(0, 100)), fingerprint((1.0, 1.0, 1.0))
+    ).intensity
+    assert (other.mean, other.std) == (50.0, 50.0)
+
+
 def test_ct_is_clipped_to_percentiles_or_to_the_window_given():
     values = np.arange(201, dtype=np.float64)
     (automatic,) = make_plan(manifest(), PrepareConfig(), fingerprint((1.0, 1.0, 1.0))).intensity

@@ -52,6 +52,11 @@ def splits(split: str | None, *, seed: int = 0, n: int = 10) -> list[str]:
         ("0.7/0.2/0.1", (7, 2, 1)),
         ("0.66/0.17/0.17", (6, 2, 2)),
         ("rest/0.25/0", (8, 2, 0)),
+        ("80/10/10", (8, 1, 1)),  # whole numbers that add up to 100 are per cent
+        ("90/10", (9, 1, 0)),
+        ("0.9/0.1", (9, 1, 0)),
+        ("7/3", (7, 3, 0)),
+        ("rest/4", (6, 4, 0)),
     ],
 )
 def test_sizes_of_splits(split: str | None, counts: tuple[int, int, int]) -> None:
@@ -75,7 +80,8 @@ def test_a_split_depends_on_ids_and_seed_only() -> None:
 @pytest.mark.parametrize(
     ("split", "said"),
     [
-        ("7/2", "expected TRAIN/VALIDATION/TEST"),
+        ("7", "expected TRAIN/VALIDATION/TEST"),
+        ("7/2", "asks for 9 cases, found 10"),
         ("a/b/c", "expected TRAIN/VALIDATION/TEST"),
         ("rest/rest/1", "expected TRAIN/VALIDATION/TEST"),
         ("-1/5/6", "expected TRAIN/VALIDATION/TEST"),

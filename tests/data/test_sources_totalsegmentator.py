@@ -6,6 +6,7 @@ import pytest
 
 from gleanseg.data.sources.totalsegmentator import Options, to_manifest
 from gleanseg.errors import UserError
+from gleanseg.rois.ontology import builtin
 
 
 def dataset(root: Path, **subjects: tuple[str, ...]) -> Path:
@@ -80,6 +81,32 @@ def test_meta_csv_gives_split_and_site(tmp_path: Path) -> None:
     (root / "meta.csv").write_text("id,split\ns1,train\n")
     with pytest.raises(UserError, match=r"meta\.csv: has no column 'image_id'"):
         to_manifest(root, Options())
+
+
+def test_a_drawn_split_replaces_the_official_one(tmp_path: Path) -> None:
+    root = dataset(tmp_path, **{f"s{i:04d}": ("face",) for i in range(20)})
+    rows = "".join(f"s{i:04d};test\n" for i in range(20))
+    (root / "meta.csv").write_text(f"image_id;split\n{rows}", encoding="utf-8")
+    drawn = [c.split for c in to_manifest(root, Options(split="90/10", seed=3)).cases]
+    assert (drawn.count("train"), drawn.count("validation"), drawn.count("test")) == (18, 2, 0)
+    assert drawn == [c.split for c in to_manifest(root, Options(split="90/10", seed=3)).cases]
+    assert drawn != [c.split for c in to_manifest(root, Options(split="90/10", seed=4)).cases]
+
+
+@pytest.mark.parametrize(("version", "num"), [("v1", 104), ("v2", 117)])
+def test_all_structures_of_a_version(tmp_path: Path, version: str, num: int) -> None:
+    names = tuple(builtin().scheme(f"totalsegmentator-{version}").values())
+    root = dataset(tmp_path, s0000=names, s0001=names[:50])
+    manifest = to_manifest(root, Options())
+    assert (len(manifest.rois), set(manifest.rois)) == (num, set(names))
+    whole, part = manifest.cases
+    assert isinstance(whole.labels, dict)
+    # A file means the ROI of its own name: the same position is another structure in the other version.
+    assert {f"s0000/segmentations/{roi}.nii.gz" for roi in names} == set(whole.labels.values())
+    assert all(Path(file).name == f"{roi}.nii.gz" for roi, file in whole.labels.items())
+    assert (len(whole.annotated), whole.absent) == (num, ())
+    states = manifest.states(part)
+    assert sorted(str(states[roi]) for roi in names) == ["absent"] * (num - 50) + ["annotated"] * 50
 
 
 def test_one_subject_and_no_subject(tmp_path: Path) -> None:

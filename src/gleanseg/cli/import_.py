@@ -1,5 +1,6 @@
 """``gleanseg import``: from a data set's folder, in a layout that the field uses, to a manifest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import cleandoc
@@ -31,7 +32,8 @@ class From(Generic[OptionsT]):
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder; name the folder of the data set")
         module = import_module(type(self.layout).__module__)
-        _save(module.to_manifest(self.root, self.layout), self.out)
+        manifest = module.to_manifest(self.root, self.layout)
+        _save(manifest, self.out, notes=module.notes(manifest) if hasattr(module, "notes") else ())
         return 0
 
 
@@ -93,7 +95,7 @@ class Command:
         return self.source.run()
 
 
-def _save(manifest: Any, out: Path) -> None:
+def _save(manifest: Any, out: Path, *, notes: Sequence[str] = ()) -> None:
     from collections import Counter
 
     from gleanseg.cli.progress import console
@@ -111,4 +113,6 @@ def _save(manifest: Any, out: Path) -> None:
     shown = [f"{roi} {counts[roi, State.ANNOTATED]}" for roi in manifest.rois[:12]]
     more = f" and {len(manifest.rois) - 12} more" if len(manifest.rois) > 12 else ""
     console.print(f"cases that annotate each ROI: {', '.join(shown)}{more}")
+    for note in notes:
+        console.print(note)
     console.print(f"next: gleanseg doctor {out}")

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "report",
     "presence": "presence",
     "text": "text",
+    "bench": "bench",
 }
 """Sub-command -> file in this folder, in the order of use."""
 

@@ -203,6 +203,10 @@ def _intensity(
 ) -> Intensity:
     if config.intensity == "none":
         return Intensity(kind="none")
+    if config.intensity == "window":
+        assert config.window is not None, "checked with the recipe"
+        low, high = config.window
+        return Intensity(kind="ct_window", low=low, high=high, mean=(low + high) / 2, std=(high - low) / 2)
     if config.intensity == "ct" or (config.intensity == "auto" and _is_ct(channel)):
         values = np.zeros(1, np.float32) if foreground is None or not len(foreground) else foreground
         low, high = config.window or (float(v) for v in np.percentile(values.astype(np.float64), [0.5, 99.5]))

@@ -5,6 +5,7 @@ options of all importers in its help.
 """
 
 import json
+import os
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,25 @@ def stem(name: str) -> str | None:
     if name.startswith("."):
         return None
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), None)
+
+
+def paired(root: Path, part: str) -> dict[str, tuple[str, str | None]]:
+    """Image and label, as names from the root, of each case of ``images<part>`` and ``labels<part>``; sorted by name.
+
+    Args:
+        root: folder of the data set; without ``images<part>`` in it there is no case.
+        part: ``Tr`` or ``Ts``.
+    """
+    images, labels = (_by_stem(root / f"{kind}{part}") for kind in ("images", "labels"))
+    return {
+        id: (f"images{part}/{file}", f"labels{part}/{labels[id]}" if id in labels else None)
+        for id, file in images.items()
+    }
+
+
+def _by_stem(folder: Path) -> dict[str, str]:
+    listed = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return {id: file for file in listed if (id := stem(file)) is not None}
 
 
 def slug(name: str) -> str:
@@ -228,7 +248,8 @@ def assign_splits(cases: Sequence[dict[str, Any]], split: str | None, *, seed: i
 
     Args:
         cases: drafts; their order stays.
-        split: ``160/20/20`` cases, ``0.8/0.1/0.1`` shares, or ``rest/20/20``; None: all train.
+        split: ``160/20/20`` cases, ``0.8/0.1/0.1`` shares, ``80/10/10`` per cent (whole numbers that add up to 100), or
+            ``rest/20/20``; two numbers, as in ``90/10``, leave the test split empty; None: all train.
         seed: of the drawing; the same ids and seed always give the same split.
 
     Raises:
@@ -243,26 +264,36 @@ def assign_splits(cases: Sequence[dict[str, Any]], split: str | None, *, seed: i
 
 
 def _sizes(split: str, total: int) -> tuple[int, int, int]:
-    parts = split.split("/")
-    try:
-        numbers = [None if p == "rest" else float(p) for p in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 3 or numbers.count(None) > 1 or any(n is not None and n < 0 for n in numbers):
-        raise UserError(
-            f"--split {split!r}: expected TRAIN/VALIDATION/TEST, such as 0.8/0.1/0.1, 160/20/20 or rest/20/20"
-        )
+    numbers = _numbers(split)
     given = [n for n in numbers if n is not None]
-    if any("." in p for p in parts):
-        if None not in numbers and abs(sum(given) - 1) > 1e-6:
-            raise UserError(f"--split {split!r}: the shares add up to {sum(given):g}, expected 1")
+    shares = "." in split
+    if shares and None not in numbers and abs(sum(given) - 1) > 1e-6:
+        raise UserError(f"--split {split!r}: the shares add up to {sum(given):g}, expected 1")
+    if not shares and None not in numbers and sum(given) == 100:
+        shares, numbers = True, [n and n / 100 for n in numbers]
+    if shares:
         sizes = [None if n is None else round(n * total) for n in numbers]
         sizes[0] = None  # rounding goes to training
     else:
         sizes = [None if n is None else int(n) for n in numbers]
-    rest = total - sum(n for n in sizes if n is not None)
+    wanted = sum(n for n in sizes if n is not None)
+    rest = total - wanted
     if rest < 0 or (None not in sizes and rest != 0):
-        wanted = sum(n for n in sizes if n is not None)
         raise UserError(f"--split {split!r}: asks for {wanted} cases, found {total}; write 'rest' for what remains")
     train, validation, test = (rest if n is None else n for n in sizes)
     return train, validation, test
+
+
+def _numbers(split: str) -> list[float | None]:
+    """Train, validation and test as written; None for the one that is ``rest``."""
+    try:
+        numbers = [None if p == "rest" else float(p) for p in split.split("/")]
+    except ValueError:
+        numbers = []
+    numbers += [0.0] * (len(numbers) == 2)
+    if len(numbers) != 3 or numbers.count(None) > 1 or any(n is not None and n < 0 for n in numbers):
+        raise UserError(
+            f"--split {split!r}: expected TRAIN/VALIDATION/TEST, such as 0.8/0.1/0.1, 160/20/20 or rest/20/20, or"
+            " TRAIN/VALIDATION, such as 90/10"
+        )
+    return numbers

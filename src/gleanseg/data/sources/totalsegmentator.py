@@ -35,7 +35,7 @@ class Options:
     also: tuple[str, ...] = ()
     """Further ROIs that follow from the annotated ones, such as kidneys."""
     split: str | None = None
-    """TRAIN/VALIDATION/TEST to draw instead of meta.csv's: 0.8/0.1/0.1, 160/20/20 or rest/20/20."""
+    """TRAIN/VALIDATION/TEST to draw instead of meta.csv's: 90/10 (per cent), 0.8/0.1/0.1, 160/20/20 or rest/20/20."""
     seed: int = 0
     """Draws the split."""
     name: str = "totalsegmentator"
