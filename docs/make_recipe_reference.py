@@ -16,6 +16,7 @@ TABLES = {
     "augment": "AugmentConfig",
     "optimizer": "OptimizerConfig",
     "train": "TrainConfig",
+    "presence": "PresenceConfig",
     "predict": "PredictConfig",
     "[stage]": "StageConfig",
 }
@@ -25,8 +26,9 @@ HEAD = """\
 One TOML file fixes one run completely. Only `manifest` is required; an unknown key is an error that names the nearest.
 Sizes and spacings are x, y, z. Any key can be set on the command line: `--override optimizer.lr=0.01`.
 
-`[network]` and `[method]` hold a `name`, the file's name in `gleanseg/networks` or `gleanseg/methods`, and the options
-of that [network](networks.md) or method. `gleanseg train` writes the resolved recipe into the run folder.
+`[network]`, `[head]` and `[method]` hold a `name`, the file's name in `gleanseg/networks`, `gleanseg/networks/heads` or
+`gleanseg/methods`, and the options of that [network](networks.md), [head](networks.md#heads) or
+[method](../methods/README.md). `gleanseg train` writes the resolved recipe into the run folder.
 
 This page is made from `config.py` by `python docs/make_recipe_reference.py`.
 """
@@ -35,7 +37,7 @@ This page is made from `config.py` by `python docs/make_recipe_reference.py`.
 def page() -> str:
     """The whole page."""
     classes = {n.name: n for n in ast.parse(CONFIG.read_text()).body if isinstance(n, ast.ClassDef)}
-    parts = [HEAD, section("top level", classes["Recipe"], skip=(*TABLES, "network", "method", "stage"))]
+    parts = [HEAD, section("top level", classes["Recipe"], skip=(*TABLES, "network", "head", "method", "stage"))]
     parts += [section(f"[{table}]", classes[name]) for table, name in TABLES.items()]
     return "\n".join(parts)
 

@@ -20,8 +20,14 @@ def test_every_recipe_loads_and_its_names_resolve(path: Path) -> None:
     from gleanseg.resolve import resolve
 
     recipe = Recipe.load(path)
-    for room, named in [("networks", recipe.network), *(("methods", stage.method) for stage in recipe.stages)]:
-        assert build_options(resolve(room, named.name).Config, named.options, where=str(path)) is not None
+    methods = [stage.method for stage in recipe.stages]
+    room_of_networks = resolve("methods", methods[0].name).networks  # type: ignore[attr-defined]
+    for room, named in [
+        (room_of_networks, recipe.network),
+        ("networks.heads", recipe.head),
+        *(("methods", method) for method in methods),
+    ]:
+        assert build_options(resolve(room, named.name).Config, named.options, where=str(path)) is not None  # type: ignore[attr-defined]
 
 
 def test_sizes_are_turned_round_once(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_parameter_counts_of_each_part() -> None:
     assert count(net.encoder.fusion) == 66_048
     assert [count(level) for level in net.decoder.levels] == [1_361_152, 340_608, 85_312, 55_424]
     # The whole without controller, pre-classifier and norm of the pooled bottleneck.
-    assert count(net) - count(net.classifier) == 17_329_528 - 42_768 - 328 - 512
+    assert count(net) - count(net.head) == 17_329_528 - 42_768 - 328 - 512
 
 
 def test_a_head_finds_what_it_needs() -> None:

@@ -27,7 +27,7 @@ def in_ours(name: str) -> str:
     """MONAI's name of a tensor in our layout."""
     part, rest = name.split(".", 1)
     if part == "out":
-        return f"classifier.{rest.removeprefix('conv.conv.')}"
+        return f"head.classifier.{rest.removeprefix('conv.conv.')}"
     if part.startswith("decoder"):
         return f"decoder.levels.{5 - int(part.removeprefix('decoder'))}.{rest}"
     return f"encoder.{name}"
