@@ -49,7 +49,8 @@ def work_off(experiment: dict[str, Any], run: dict[str, Any], seed: int, folder:
     if (folder / "done.json").exists():
         return
     overrides = [f"manifest={json.dumps(str(Path(experiment['manifest']).resolve()))}", f"seed={seed}"]
-    overrides += run.get("overrides", [])
+    # A run may build on another of the same queue.
+    overrides += [text.replace("{folder}", str(folder.parent.resolve())) for text in run.get("overrides", [])]
     train = ["train", str(ROOT / run["recipe"]), "-o", str(folder), "--resume"]
     for override in overrides:
         train += ["--override", override]
@@ -95,8 +96,24 @@ def figures(folder: Path) -> dict[str, Any]:
     for path in sorted((folder / "evaluation").glob("*.json")):
         rows = json.loads(path.read_text())["summary"]
         scores[path.stem] = rows
+    if (folder / "presence.json").exists():
+        scores["presence"] = json.loads((folder / "presence.json").read_text())["groups"]
+    if routes := mean_monitors(folder):
+        scores["routes"] = routes
     kept = ("version", "recipe_digest", "splits_digest", "manifest_digest")
     return {**{k: info[k] for k in kept}, **{k: done[k] for k in done if k != "command"}, "evaluation": scores}
+
+
+def mean_monitors(folder: Path) -> dict[str, list[float]]:
+    """What the method let one watch, averaged over each quarter of the run."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    names = sorted({name for row in rows for name in row.get("monitors", {})})
+    quarters = [rows[len(rows) * q // 4 : len(rows) * (q + 1) // 4] for q in range(4)]
+    means: dict[str, list[float]] = {}
+    for name in names:
+        values = [[row["monitors"][name] for row in quarter if name in row.get("monitors", {})] for quarter in quarters]
+        means[name] = [round(sum(v) / len(v), 4) if v else float("nan") for v in values]
+    return means
 
 
 if __name__ == "__main__":

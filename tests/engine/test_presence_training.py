@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_presence_run_is_calibrated_and_judged(folder: Path) -> None:
     run = Run.open(folder / "presence")
     assert run.info["temperature"] > 0
-    groups = json.loads((folder / "presence" / "presence.json").read_text())
+    groups = json.loads((folder / "presence" / "presence.json").read_text())["groups"]
     assert [group["group"] for group in groups] == ["known", "hidden"]
     for group in groups:
         assert [roi["roi"] for roi in group["rois"]] == list(ROIS)

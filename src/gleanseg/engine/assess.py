@@ -128,7 +128,8 @@ def calibrate(pairs: Pairs) -> float:
 
 def to_json(assessments: Sequence[Assessment]) -> str:
     """What ``presence.json`` holds; figures that do not exist are null."""
-    return json.dumps([_without_nan({**asdict(a), "mean_auroc": a.mean_auroc}) for a in assessments], indent=1)
+    groups = [_without_nan({**asdict(a), "mean_auroc": a.mean_auroc}) for a in assessments]
+    return json.dumps({"groups": groups}, indent=1)
 
 
 def _without_nan(value: Any) -> Any:

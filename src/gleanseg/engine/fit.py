@@ -1,17 +1,17 @@
 """A whole run: stages, checkpoints, validation, logs, and stopping on request."""
 
-import os
-import subprocess
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from gleanseg import __version__
 from gleanseg.config import Recipe, StageConfig
@@ -22,7 +22,7 @@ from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
 from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import Setup, rows_of, set_up
-from gleanseg.engine.signals import Interrupted, StopRequest
+from gleanseg.engine.signals import Interrupted, StopRequest, requeue
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError
@@ -36,6 +36,13 @@ from gleanseg.run.roi_aware import adopt_roi_aware
 
 _KEEP = 2
 """Checkpoints kept of the stage that is running; of a finished stage its last."""
+
+
+_OWN_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}  # fmt: skip
+"""Ranks do not send each other their buffers; torch renamed the switch."""
 
 
 @runtime_checkable
@@ -89,7 +96,7 @@ def make_fabric(recipe: Recipe) -> Fabric:
         or train.devices not in ("auto", 1)
         or (train.devices == "auto" and probe.device.type == "cuda" and torch.cuda.device_count() > 1)
     )
-    strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto"
+    strategy: Any = DDPStrategy(find_unused_parameters=True, **_OWN_BUFFERS) if several else "auto"
     return Fabric(
         accelerator=accelerator, devices=train.devices, num_nodes=train.nodes, precision=precision, strategy=strategy
     )
@@ -114,8 +121,7 @@ class Session:
         self.judge = Judge(setup, self.run, fabric)
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
-            for listener in self.watching:
-                listener.note(text)
+            self._note(text)
 
     def train(self, stage: StageConfig, index: int) -> None:
         """Train one stage from wherever its newest checkpoint stands."""
@@ -124,7 +130,7 @@ class Session:
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
         method = make_method(self.run, stage)
-        trainer = Trainer(self.fabric, method, recipe=recipe, stage=stage, index=index)
+        trainer = Trainer(self.fabric, method, recipe=recipe, stage=stage, index=index, note=self._note)
         self._restore(trainer, stage)
         sampler = Sampler(
             self.setup.store,
@@ -148,8 +154,7 @@ class Session:
         finally:
             loader.close()
         for text in self.judge.conclude(method):
-            for listener in self.watching:
-                listener.note(text)
+            self._note(text)
 
     def finish(self) -> Run:
         """Mark the run as finished."""
@@ -228,8 +233,8 @@ class Session:
         self.log.close()
         if self.fabric.is_global_zero:
             self.run.update(status="interrupted", elapsed_s=round(self._clock(), 1))
-            if self.setup.recipe.train.requeue and "SLURM_JOB_ID" in os.environ:
-                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+            if self.setup.recipe.train.requeue:
+                self._note(requeue())
         raise Interrupted(f"{self.run.path}: stopped by {self.stop.received}; a checkpoint is written, use --resume")
 
     def _save(self, trainer: Trainer, stage: StageConfig) -> None:
@@ -262,8 +267,7 @@ class Session:
             unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
             trainer.done, self.best, self.elapsed_s = info["step"], info["best"], info["elapsed_s"]
             self._started = time.perf_counter()
-            for listener in self.watching:
-                listener.note(f"continuing stage {stage.name} after step {trainer.done}")
+            self._note(f"continuing stage {stage.name} after step {trainer.done}")
         elif stage.start_from is not None:
             tensors, _ = load(self.run.checkpoints(stage.start_from)[-1])
             if not adopt(trainer.method, tensors):
@@ -288,6 +292,10 @@ class Session:
                     f"{self.run.path}: was started with another {what}; resume with the one in its recipe.toml, "
                     f"or choose a new --out"
                 )
+
+    def _note(self, text: str) -> None:
+        for listener in self.watching:
+            listener.note(text)
 
     def _clock(self) -> float:
         return self.elapsed_s + time.perf_counter() - self._started

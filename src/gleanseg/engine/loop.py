@@ -7,7 +7,6 @@ that was killed and resumed equals one that was not.
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader, collate
 from gleanseg.data.sampler import Patch
+from gleanseg.engine.compile import Note, compile_networks
 from gleanseg.engine.diagnose import diagnose
 from gleanseg.engine.optim import lr_at, make_optimizer
 from gleanseg.engine.terms import combine, observe
@@ -37,16 +37,27 @@ class Trainer:
         recipe: resolved recipe.
         stage: the stage to train.
         index: number of the stage; each stage draws its own patches.
+        note: told what the user should know.
     """
 
-    def __init__(self, fabric: Fabric, method: Method, *, recipe: Recipe, stage: StageConfig, index: int) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        method: Method,
+        *,
+        recipe: Recipe,
+        stage: StageConfig,
+        index: int,
+        note: Note = lambda text: None,
+    ) -> None:
         assert stage.optimizer is not None, "Recipe.stages fills the gaps"
         self.fabric, self.recipe, self.stage, self.index = fabric, recipe, stage, index
         self.config = stage.optimizer
         self.method = method
         channels_last(method)
-        step: Any = torch.compile(method) if recipe.train.compile else method
-        self.module = fabric.setup_module(step)
+        if recipe.train.compile:
+            compile_networks(method, note=note)
+        self.module = fabric.setup_module(method)
         self.optimizers: dict[str, Optimizer] = {}
         for player in method.players:
             optimizer = make_optimizer(method.parameters_of(player), self.config)

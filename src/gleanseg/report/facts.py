@@ -35,6 +35,7 @@ class Facts:
         manifest: None when it could not be read.
         manifest_problem: why not, or what is odd about it.
         findings: of the doctor, most severe first; None when no diagnosis is there.
+        presence: presence.json of a presence run, else empty.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Facts:
     manifest: Manifest | None
     manifest_problem: str = ""
     findings: list[dict[str, Any]] | None = field(default=None)
+    presence: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ def read_facts(path: Path) -> Facts:
         manifest=manifest,
         manifest_problem=problem,
         findings=_findings(run),
+        presence=_json(path / "presence.json"),
     )
 
 

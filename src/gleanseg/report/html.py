@@ -8,6 +8,7 @@ from gleanseg.report.facts import Facts, read_facts
 from gleanseg.report.gallery import gallery
 from gleanseg.report.markup import Html, html, tag
 from gleanseg.report.matrix import state_matrix
+from gleanseg.report.presence import presence
 from gleanseg.report.sections import headline, origin, recipe, results, training, warnings
 from gleanseg.report.tables import case_table
 from gleanseg.run.folder import write_text
@@ -42,6 +43,7 @@ def page(facts: Facts, *, max_cases: int) -> str:
         results(facts),
         Section("cases", "Cases", cases(facts)),
         Section("pictures", "Pictures", pictures(facts, max_cases=max_cases)),
+        presence(facts),
         training(facts),
         Section("supervision", "Supervision", supervision(facts)),
         recipe(facts),

@@ -12,6 +12,7 @@ from gleanseg.report.assembly import Section
 from gleanseg.report.charts import Series, line_chart, smooth
 from gleanseg.report.facts import Facts
 from gleanseg.report.markup import Child, Html, duration, html, number, plural, tag, when
+from gleanseg.report.presence import decision_charts
 from gleanseg.report.results import Estimate, Results, digits, metric_name
 from gleanseg.report.tables import counted, facts, results_table, rows_table
 
@@ -156,6 +157,7 @@ def training(f: Facts) -> Section:
     charts = [
         _chart("Loss", _loss_chart(f, steps, marks)),
         _chart(f"Validation {_metric(f)}", _validation_chart(f, offsets, marks)),
+        *(_chart(title, chart) for title, chart in decision_charts(f, steps, marks)),
         _chart("Learning rate", _from_zero(f, "lr", steps, marks, span=1)),
         _chart("Speed", _from_zero(f, "rate", steps, marks, span=max(1, len(steps) // 40), unit="steps/s")),
     ]
