@@ -17,6 +17,7 @@ TABLES = {
     "optimizer": "OptimizerConfig",
     "train": "TrainConfig",
     "presence": "PresenceConfig",
+    "text": "TextConfig",
     "predict": "PredictConfig",
     "[stage]": "StageConfig",
 }

@@ -187,6 +187,25 @@ class PresenceConfig(Section):
     """Whose presence counts for an ROI that lies in another: the organ's, as published, or its own where known."""
 
 
+class TextConfig(Section):
+    """Language knowledge of the task at the networks' bottlenecks (LLM-SegNet)."""
+
+    knowledge: tuple[str, ...] = ()
+    """Texts about what is segmented: names that gleanseg ships, such as ``left_atrium``, or JSON files of
+    ``gleanseg text generate``; where there are several, what they say is averaged. Empty: networks without text."""
+    vectors: str = "minilm"
+    """What turned the texts into vectors: ``minilm`` (shipped), ``random`` (a control), or a file of
+    ``gleanseg text encode --knowledge``."""
+    beta: float = 0.1
+    """Strength: what is added to the bottleneck is beta * MLP(vector); 0 leaves the image alone."""
+    fusion: Literal["add", "film"] = "add"
+    """``add`` to every voxel, as published, or ``film``: scale every channel, too."""
+    at: Literal["latent", "pre-activation"] = "latent"
+    """After the bottleneck's last activation, as published, or before it."""
+    draw: Literal["random", "mean"] = "random"
+    """In training each patch gets one response of each text, or their mean; prediction takes the mean."""
+
+
 class PredictConfig(Section):
     """Sliding-window inference."""
 
@@ -228,6 +247,7 @@ class Recipe(Section):
     network: Named = Named(name="unet3d")
     head: Named = Named(name="fixed")
     presence: PresenceConfig = PresenceConfig()
+    text: TextConfig = TextConfig()
     method: Named = Named(name="supervised")
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()

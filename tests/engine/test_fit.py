@@ -96,6 +96,20 @@ def test_the_same_recipe_gives_the_same_weights(recipe: Recipe, straight: Run, t
     assert_same_run(fit(recipe, out=tmp_path / "again"), straight)
 
 
+def test_resuming_a_finished_run_trains_nothing_and_keeps_its_time(
+    recipe: Recipe, straight: Run, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(straight.path, tmp_path / "run")
+    listener = Listener()
+    again = fit(recipe, out=copy, resume=True, listener=listener)
+    assert listener.steps == []
+    assert again.info["status"] == "finished"
+    trained_s = load(straight.checkpoint("last"))[1]["elapsed_s"]
+    assert again.info["elapsed_s"] == pytest.approx(trained_s, abs=0.5)
+    assert trained_s > 0.5
+    assert_same_run(again, straight)
+
+
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_sigterm_writes_a_checkpoint_and_resuming_is_bit_exact(
     recipe: Recipe, straight: Run, tmp_path: Path, step: int

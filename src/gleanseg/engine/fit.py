@@ -33,6 +33,7 @@ from gleanseg.run.environment import environment
 from gleanseg.run.folder import Part, Run
 from gleanseg.run.log import RunLog, Step
 from gleanseg.run.roi_aware import adopt_roi_aware
+from gleanseg.run.texts import write_texts
 
 _KEEP = 2
 """Checkpoints kept of the stage that is running; of a finished stage its last."""
@@ -127,6 +128,8 @@ class Session:
         """Train one stage from wherever its newest checkpoint stands."""
         recipe, selection = self.setup.recipe, self.setup.selection
         if self._is_finished(stage):
+            self.elapsed_s = load(self.run.checkpoint_path(stage.name, stage.steps))[1]["elapsed_s"]
+            self._started = time.perf_counter()
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
         method = make_method(self.run, stage)
@@ -333,6 +336,8 @@ def _parts(setup: Setup) -> list[Part]:
     if is_dynamic(recipe):
         modality = setup.store.plan.channels[0].modality
         parts.append(partial(write_codes, recipe=recipe, rois=rois, ontology=ontology, modality=modality))
+    if recipe.text.knowledge:
+        parts.append(partial(write_texts, recipe=recipe))
     if recipe.presence.run is not None:
         parts.append(
             partial(adopt_roi_aware, config=recipe.presence, plan=setup.store.plan, rois=rois, ontology=ontology)

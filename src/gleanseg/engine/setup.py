@@ -123,7 +123,8 @@ def mirror_axes(recipe: Recipe, selection: Selection, ontology: Ontology) -> tup
 
 def _check_presence(recipe: Recipe) -> None:
     """[presence] is there where a method needs it, and only there."""
-    needing = [stage.method.name for stage in recipe.stages if method_class(stage.method)[0].needs_presence]
+    methods = {stage.method.name: method_class(stage.method) for stage in recipe.stages}
+    needing = [name for name, (cls, config) in methods.items() if cls.needs_presence(config)]
     if needing and recipe.presence.run is None:
         raise UserError(
             f"method {needing[0]!r} needs a trained ROI-aware network: train a recipe with method = 'presence' and "

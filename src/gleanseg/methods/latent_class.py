@@ -40,7 +40,6 @@ class LatentClass(Method):
 
     views = Views(names=("weak", "strong"), unlabelled=True)
     deploys = {"teacher": ("teacher",), "student": ("student",)}
-    needs_presence = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -74,11 +73,15 @@ class LatentClass(Method):
         assert build.roi_aware is not None, "the engine gives methods that need it an ROI-aware network"
         self.roi_aware = build.roi_aware()
         check_rois(("phi_high_of", config.phi_high_of), ("phi_low_of", config.phi_low_of), rois=build.rois)
-        high = [config.phi_high_of.get(roi, config.phi_high) for roi in build.rois]
-        low = [config.phi_low_of.get(roi, config.phi_low) for roi in build.rois]
-        self.phi_high, self.phi_low = torch.tensor(high), torch.tensor(low)
+        self.phi_high = torch.tensor([config.phi_high_of.get(roi, config.phi_high) for roi in build.rois])
+        self.phi_low = torch.tensor([config.phi_low_of.get(roi, config.phi_low) for roi in build.rois])
         self.config = config
         self.routes: Routes | None = None
+
+    @classmethod
+    def needs_presence(cls, config: Config) -> bool:
+        """Always."""
+        return True
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision on known, cross-entropy on latent, agreement on ambiguous pairs."""

@@ -153,3 +153,8 @@ def unit(in_channels: int, out_channels: int, *, norm: Norm) -> nn.Sequential:
 def units(num: int, in_channels: int, out_channels: int, *, norm: Norm) -> nn.Sequential:
     """``num`` units after another; the first one changes the number of channels."""
     return nn.Sequential(*(unit(out_channels if i else in_channels, out_channels, norm=norm) for i in range(num)))
+
+
+def last_relu(encoder: nn.Module) -> nn.Module:
+    """The last ReLU, leaky or not, of an encoder whose modules are registered in the order they run."""
+    return [m for m in encoder.modules() if isinstance(m, nn.ReLU | nn.LeakyReLU)][-1]

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gleanseg.errors import UserError
+from gleanseg.networks.fusion import TextFusion
 from gleanseg.networks.head import Head, Rois
 from gleanseg.networks.heads.fixed import FixedHead
 
@@ -20,7 +21,7 @@ Size = tuple[int, int, int]
 class Network(nn.Module, ABC):
     """Encoder, decoder and a head with one logit per ROI, each its own sigmoid.
 
-    ``forward`` is ``logits(maps, decode(maps)[-1])`` of ``maps = encode(x)``.
+    Without text, ``forward`` is ``logits(maps, decode(maps)[-1])`` of ``maps = encode(x)``.
 
     Subclasses are final, own a frozen ``Config`` and are made as
     ``Net(config, in_channels=..., num_rois=...)``; ``dataclasses.asdict(net.config)`` are options that rebuild it.
@@ -37,6 +38,7 @@ class Network(nn.Module, ABC):
         decoder_channels: of ``decode``'s maps, coarsest first, full resolution last. Map i lies on the grid of
             ``encode``'s map ``-2 - i``.
         head: a ``FixedHead``, or what ``attach`` put in its place.
+        text: what ``add_text`` put there, or None.
     """
 
     Config: ClassVar[type[Any]]
@@ -49,10 +51,33 @@ class Network(nn.Module, ABC):
         self.decoder_channels = self.channels[-2::-1]
         self.num_rois = num_rois
         self.head: Head = FixedHead(self.decoder_channels[-1], num_rois)
+        self.text: TextFusion | None = None
 
     def attach(self, head: Head) -> None:
         """Exchange the head; it must read this network's bottleneck and last map."""
         self.head = head
+
+    def add_text(self, text: TextFusion) -> None:
+        """Let language knowledge act on the bottleneck in ``features`` and ``forward``.
+
+        Raises:
+            UserError: ``at = "pre-activation"``, and this network has no activation at the end of its encoder.
+        """
+        self.text = text
+        if text.config.at == "pre-activation":
+            activation = self.last_activation
+            if activation is None:
+                raise UserError(
+                    f"[text] at = 'pre-activation': {type(self).__name__} has no activation at the end of its encoder; "
+                    f"use 'latent'"
+                )
+            # A bound method, so that copies of the network call their own text.
+            activation.register_forward_pre_hook(text.before_activation)
+
+    @property
+    def last_activation(self) -> nn.Module | None:
+        """The activation that ends the bottleneck, if there is one."""
+        return None
 
     @property
     def linear_head(self) -> bool:
@@ -91,6 +116,8 @@ class Network(nn.Module, ABC):
     def features(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
         """All that ``score`` needs, batch axis first; a predictor keeps these instead of logits of every ROI."""
         maps = self.encode(x_BCZYX)
+        if self.text is not None and self.text.config.at == "latent":
+            maps = [*maps[:-1], self.text(maps[-1])]
         return self.head.features(maps, self.decode(maps)[-1])
 
     def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Float[Tensor, "B R Z Y X"]:

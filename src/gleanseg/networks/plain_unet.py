@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gleanseg.networks import nnunet
+from gleanseg.networks.blocks import last_relu
 from gleanseg.networks.network import Network, Size
 
 _CONVS = (2,)
@@ -52,6 +53,11 @@ class PlainUNet(Network):
         """One map per level but the bottleneck; see ``Network.decode``."""
         decoded: list[Tensor] = self.decoder(maps)
         return decoded
+
+    @property
+    def last_activation(self) -> nn.Module | None:
+        """The bottleneck's last leaky ReLU."""
+        return last_relu(self.encoder)
 
     def new_decoder(self) -> nn.Module:
         """Another decoder of the same layout."""

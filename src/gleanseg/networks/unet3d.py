@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gleanseg.networks.blocks import Dropout, Rate, Width, units
+from gleanseg.networks.blocks import Dropout, Rate, Width, last_relu, units
 from gleanseg.networks.network import Network
 
 
@@ -61,6 +61,11 @@ class UNet3D(Network):
         """One map per level but the bottleneck; see ``Network.decode``."""
         decoded: list[Tensor] = self.decoder(maps)
         return decoded
+
+    @property
+    def last_activation(self) -> nn.Module | None:
+        """The bottleneck's last ReLU."""
+        return last_relu(self.encoder)
 
     def new_decoder(self) -> nn.Module:
         """Another decoder of the same layout."""

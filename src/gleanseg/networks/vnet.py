@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gleanseg.networks.blocks import Norm, Rate, Width, make_norm, units
+from gleanseg.networks.blocks import Norm, Rate, Width, last_relu, make_norm, units
 from gleanseg.networks.network import Network
 
 _ENCODER_UNITS = (1, 2, 3, 3, 3)
@@ -59,6 +59,11 @@ class VNet(Network):
         """Four maps; see ``Network.decode``."""
         decoded: list[Tensor] = self.decoder(maps)
         return decoded
+
+    @property
+    def last_activation(self) -> nn.Module | None:
+        """The bottleneck's last ReLU."""
+        return last_relu(self.encoder)
 
     def new_decoder(self) -> nn.Module:
         """Another decoder of the same layout."""

@@ -76,13 +76,16 @@ class Method(nn.Module, ABC):
     """Whether a row's loss depends on the other rows of its rank (memories, queues, batch norm in a new head)."""
     networks: ClassVar[str] = "networks"
     """Room that the name in ``[network]`` is looked up in."""
-    needs_presence: ClassVar[bool] = False
-    """Whether the recipe must name a trained ROI-aware network under ``[presence]``."""
     Config: ClassVar[type[Any]] = NoOptions
 
     @abstractmethod
     def __init__(self, build: Blueprint, config: Any) -> None:
         super().__init__()
+
+    @classmethod
+    def needs_presence(cls, config: Any) -> bool:
+        """Whether the recipe must name a trained ROI-aware network under ``[presence]``."""
+        return False
 
     @classmethod
     def tells_sides(cls, config: Any) -> bool:

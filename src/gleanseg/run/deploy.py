@@ -14,12 +14,14 @@ from gleanseg.networks import build as build_network
 from gleanseg.networks.attach import attach_head, head_config
 from gleanseg.networks.classifier import Classifier
 from gleanseg.networks.classifiers import build as build_classifier
+from gleanseg.networks.fusion import TextFusion
 from gleanseg.networks.network import Network
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.run.checkpoint import load
 from gleanseg.run.codes import load_codes
 from gleanseg.run.folder import Run
 from gleanseg.run.roi_aware import load_roi_aware
+from gleanseg.run.texts import fusion_config, load_texts
 
 METHOD = "method."
 """Prefix of the method's tensors in a checkpoint."""
@@ -107,9 +109,11 @@ def _network(run: Run, options: Mapping[str, object]) -> Network:
         patch_ZYX=patch[::-1],
         spacing_ZYX_mm=run.plan.spacing_ZYX_mm,
     )
-    return attach_head(
-        network, head_config(recipe.head.name, recipe.head.options), rois=run.rois, table_Kd=load_codes(run)
-    )
+    attach_head(network, head_config(recipe.head.name, recipe.head.options), rois=run.rois, table_Kd=load_codes(run))
+    texts = load_texts(run)
+    if texts is not None:
+        network.add_text(TextFusion(fusion_config(recipe.text), texts, channels=network.channels[-1]))
+    return network
 
 
 def _classifier(run: Run, options: Mapping[str, object]) -> Classifier:

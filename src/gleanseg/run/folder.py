@@ -6,6 +6,7 @@ plan.json        how volumes are prepared        splits.json      cases by role,
 log.jsonl        loss terms                      validation.jsonl Dice on the validation split
 checkpoints/     <stage>-<step>.safetensors      access.jsonl     each reading of the test split
 codes.safetensors        what a dynamic head knows of each ROI
+texts.safetensors        vectors of what language says of the task
 roi_aware.safetensors    the frozen ROI-aware network
 predictions/     evaluation/     tensorboard/    report.html
 ```

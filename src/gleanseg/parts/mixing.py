@@ -1,0 +1,102 @@
+"""Patches pasted into each other, and noise: perturbations that a method draws itself, from the keys of its rows.
+
+Axes: B cases, C channels, Z Y X voxels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from gleanseg.types import Batch
+
+_BOX, _NOISE = 1, 2
+_CERTAIN = 30.0
+
+
+class CutMix(NamedTuple):
+    """One box, pasted from partner to partner; a row that is its own partner stays as it is.
+
+    Attributes:
+        inside_ZYX: the box.
+        partner_B: row that each row's box is taken from; a permutation.
+    """
+
+    inside_ZYX: Bool[Tensor, "Z Y X"]
+    partner_B: Int[Tensor, " B"]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any row changes."""
+        return bool((self.partner_B != torch.arange(len(self.partner_B), device=self.partner_B.device)).any())
+
+    def paste(self, rows: Shaped[Tensor, "B *any Z Y X"]) -> Shaped[Tensor, "B *any Z Y X"]:
+        """Images, targets, masks or predictions with the partner's box."""
+        return torch.where(self.inside_ZYX, rows[self.partner_B], rows)
+
+    def undo(self, mixed: Shaped[Tensor, "B *any Z Y X"]) -> Shaped[Tensor, "B *any Z Y X"]:
+        """What was pasted, put back box by box; predictions of mixed rows become predictions of the rows."""
+        return torch.where(self.inside_ZYX, mixed[self.partner_B.argsort()], mixed)
+
+
+def draw_cutmix(batch: Batch, *, mix: bool = True) -> CutMix:
+    r"""A box for the unlabelled rows of a batch, whose partners are these rows rolled by one.
+
+    Its sides are $(1 - \lambda)^{1/3}$ of the patch's, $\lambda \sim \mathrm{Beta}(1, 1)$, its corner is uniform.
+    Drawn from the key of the first unlabelled row. With fewer than two such rows nothing is mixed.
+
+    Args:
+        batch: rows from ``num_labelled`` on are mixed.
+        mix: False leaves all rows as they are.
+
+    Reference: Yun et al., CutMix, ICCV 2019, https://arxiv.org/abs/1905.04899
+    """
+    rows, size_ZYX = len(batch.key), batch.codes.shape[1:]
+    partner = torch.arange(rows, device=batch.codes.device)
+    inside = torch.zeros(size_ZYX, dtype=torch.bool, device=batch.codes.device)
+    if mix and rows - batch.num_labelled >= 2:
+        partner[batch.num_labelled :] = partner[batch.num_labelled :].roll(-1)
+        random = np.random.default_rng([_BOX, int(batch.key[batch.num_labelled])])
+        share = (1.0 - random.beta(1.0, 1.0)) ** (1 / 3)
+        sides = [max(1, round(share * side)) for side in size_ZYX]
+        z, y, x = (
+            slice(first, first + side)
+            for side, first in (
+                (side, int(random.integers(0, whole - side + 1))) for side, whole in zip(sides, size_ZYX, strict=True)
+            )
+        )
+        inside[z, y, x] = True
+    return CutMix(inside, partner)
+
+
+def labels_where_known(
+    logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    y_BRZYX: Float[Tensor, "B R Z Y X"],
+    known_BR: Bool[Tensor, "B R"],
+) -> Float[Tensor, "B R Z Y X"]:
+    """A teacher's logits, and for known pairs those of somebody who is certain of the label.
+
+    Pasted into a row where the ROI is unknown, the label takes the place of the pseudo label.
+    """
+    certain = (2 * y_BRZYX - 1) * _CERTAIN
+    return torch.where(known_BR[:, :, None, None, None], certain, logits_BRZYX.to(certain.dtype))
+
+
+def uniform_noise(
+    like_BCZYX: Float[Tensor, "B C Z Y X"], key_B: Int[Tensor, " B"], amplitude: float, *, salt: int
+) -> Float[Tensor, "B C Z Y X"]:
+    """Noise in [-amplitude, amplitude) for each row, from the row's key.
+
+    Args:
+        like_BCZYX: its shape, type and device.
+        key_B: random keys.
+        amplitude: in units of the prepared image (z-scores, or 1 for half a CT window).
+        salt: two draws of a row differ by it.
+    """
+    noise = torch.empty_like(like_BCZYX)
+    for row, key in zip(noise, key_B.tolist(), strict=True):
+        seed = int(np.random.SeedSequence([_NOISE, salt, key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        row.uniform_(-amplitude, amplitude, generator=torch.Generator(row.device).manual_seed(seed))
+    return noise

@@ -1,0 +1,41 @@
+"""Passes that are neither training nor evaluation.
+
+Axes: B cases, C channels, Z Y X voxels.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gleanseg.networks.network import Network
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no drop-out), but batch norm uses the batch's statistics and leaves the running ones alone.
+
+    A network in training that also teaches: its running statistics lag behind, and a second pass must not move them.
+    """
+    training = network.training
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    network.eval()
+    for norm in norms:
+        norm.train()
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        network.train(training)
+
+
+@torch.no_grad()
+def quiet_features(network: Network, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
+    """A network's features under ``batch_statistics``, without gradient."""
+    with batch_statistics(network):
+        return network.features(x_BCZYX)
