@@ -2,8 +2,9 @@
 
     python benchmarks/make_hippocampus_halves.py Task04_Hippocampus data/hippocampus-halves.json
 
-Labels stay complete in the manifest; recipes hide them (``[data.annotate]``), so that the log can compare decisions with
-the truth, and development and test cases are scored on both parts. The split is that of the other hippocampus recipes.
+Labels stay complete in the manifest; recipes hide them (``[data.annotate]``), so that the log can compare decisions
+with the truth, and development and test cases are scored on both parts. The split is that of the other hippocampus
+recipes.
 """
 
 import argparse
