@@ -20,6 +20,7 @@ def dataset(root: Path, *, file: str = "mri_norm2.h5") -> Path:
                 made["image"], made["label"] = np.ones((4, 3, 2), np.float32), np.zeros((4, 3, 2), np.uint8)
         else:
             (folder / file).touch()
+            (folder / "laendo.nrrd").touch()
     return root
 
 
