@@ -1,9 +1,10 @@
 """A case of a manifest, and the three states of an ROI in it."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 Split = Literal["train", "validation", "test"]
 
@@ -63,9 +64,9 @@ class Case(Strict):
     labels_follow: Literal["position", "orientation"] = "position"
 
     @model_serializer(mode="wrap")
-    def _without_usual(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_usual(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Leaves the usual ``labels_follow`` out, so that manifests without the key keep their digests."""
-        data: dict[str, Any] = dump(self)
+        data = dump(self)
         if self.labels_follow == "position":
             data.pop("labels_follow", None)
         return data

@@ -54,7 +54,7 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
         raise UserError(f"{root}: --channels and --regions need at least one name each")
     cases = _folders(root, options, names, regions) or _h5(root, options, regions)
     if not cases:
-        raise UserError(f"{root}: holds no HGG/CASE or LGG/CASE folder and no data/CASE.h5; name the folder of BraTS 2019")
+        raise UserError(f"{root}: holds no HGG/CASE or LGG/CASE folder and no data/CASE.h5; name another folder")
     draft = Draft(name=options.name, root=root, names=names, channels=[(c, "MR") for c in options.channels])
     lists = lists_of(root, _LISTS, cases, id_of=str, otherwise=published("brats19"))
     draft.cases = arranged(cases, lists, split=options.split, seed=options.seed)
@@ -98,7 +98,9 @@ def _h5(root: Path, options: Options, regions: tuple[str, ...]) -> dict[str, dic
     if place is None:
         return {}
     if options.channels != ("flair",) or regions != ("brain_tumor_whole",):
-        raise UserError(f"{place}: its h5 files hold FLAIR and the whole tumor only; leave out --channels and --regions")
+        raise UserError(
+            f"{place}: its h5 files hold FLAIR and the whole tumor only; leave out --channels and --regions"
+        )
     prefix = "" if place == root else "data/"
     return {
         file.stem: {

@@ -58,7 +58,9 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
     if options.withdrawn == "drop":
         cases = {id: case for id, case in cases.items() if id not in _WITHDRAWN}
     if not cases:
-        raise UserError(f"{root}: holds no PANCREAS_0001 folder with .dcm files and no image0001_norm.h5; name its folder")
+        raise UserError(
+            f"{root}: holds no PANCREAS_0001 folder with .dcm files and no image0001_norm.h5; name its folder"
+        )
     draft = Draft(name=options.name, root=root, names=Names((), own=False, source=root), channels=[("ct", "CT")])
     lists = lists_of(root, _LISTS, series | h5, id_of=_id_of, otherwise=_published())
     draft.cases = arranged(cases, lists, split=options.split, seed=options.seed)
@@ -120,7 +122,7 @@ def _dicom_case(id: str, folder: str, label: str | None, options: Options) -> di
     case: dict[str, Any] = {"id": id, "site": options.name, "images": (folder,)}
     if label is None:
         return case
-    # The labels hold the series' voxels, rows and slices perhaps in another order: their headers' origin is not relied on.
+    # The labels hold the series' voxels, perhaps in another order; where in the scanner, their headers need not say.
     known = {"labels": label, "values": {1: ("pancreas",)}, "annotated": ("pancreas",), "labels_follow": "orientation"}
     return case | known
 
