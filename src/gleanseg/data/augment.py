@@ -80,7 +80,8 @@ class Draw(NamedTuple):
 
     def reach(self, patch_ZYX: NDArray[np.int64], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
         """How far from its centre the source of a patch extends, in voxels (Z, Y, X)."""
-        half = np.array(self.turned(tuple((patch_ZYX - 1) / 2)))
+        z, y, x = ((patch_ZYX - 1) / 2).tolist()
+        half: NDArray[np.float64] = np.array(self.turned((z, y, x)))
         if not self.moves:
             return half
         reach: NDArray[np.float64] = np.abs(self.matrix(spacing_mm)) @ half

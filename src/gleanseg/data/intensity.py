@@ -39,11 +39,11 @@ def normalize(channel: NDArray[np.float32], intensity: Intensity, *, whole: NDAr
         if inside.any():
             _scale(channel, *_moments(channel, inside))
     elif intensity.kind == "zscore":
-        inside = channel != 0 if intensity.nonzero else None
-        if inside is None or inside.any():
-            _scale(channel, *_moments(channel, inside))
-        if inside is not None:
-            channel *= inside
+        kept = channel != 0 if intensity.nonzero else None
+        if kept is None or kept.any():
+            _scale(channel, *_moments(channel, kept))
+        if kept is not None:
+            channel *= kept
 
 
 def _moments(array: NDArray[Any], inside: NDArray[np.bool_] | None = None) -> tuple[float, float]:

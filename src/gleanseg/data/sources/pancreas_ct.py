@@ -29,7 +29,7 @@ class Options:
     """
 
     withdrawn: Literal["keep", "drop"] = "keep"
-    """Cases 25 and 70, which the provider withdrew as repeats of case 2: keep them as published, or leave them out."""
+    """Cases 25 and 70, which the provider withdrew as cut from the scan of case 2: keep, as published, or drop them."""
     split: str | None = None
     """TRAIN/VALIDATION/TEST to draw among the cases of the training list: rest/6/0. Default: all train."""
     seed: int = 0
@@ -74,7 +74,7 @@ def notes(manifest: "gleanseg.data.manifest.Manifest") -> list[str]:
     told = compared(manifest, _published())
     if len(repeats) > 1:
         told.append(
-            f"{', '.join(repeats)} show the same patient: the provider withdrew 25 and 70 as repeats of 2, and the"
+            f"{', '.join(repeats)} show one scan: the provider withdrew 25 and 70 as cut from 2, and the"
             " published split has them on both sides; report results with --withdrawn drop too"
         )
     return told
