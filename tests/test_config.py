@@ -48,6 +48,8 @@ def test_sizes_are_turned_round_once(tmp_path: Path) -> None:
         ('manifest = "m.json"\n[data]\nfold = 5', ["fold must be 0 to 4", "found 5"]),
         ('manifest = "m.json"\n[prepare]\nintensity = "window"', ["prepare", "needs window = [low, high]"]),
         ('manifest = "m.json"\n[prepare]\nwindow = [5, 5]', ["prepare", "window must rise, found [5.0, 5.0]"]),
+        ('manifest = "m.json"\n[prepare]\nintensity = "window-zscore"', ["'window-zscore' needs window = [low, high]"]),
+        ('manifest = "m.json"\n[predict]\nstride = [18, 0, 4]', ["predict.stride", "greater than 0"]),
         ("manifest = 3 4", ["not valid TOML"]),
         ("seed = 1", ["manifest", "required"]),
     ],

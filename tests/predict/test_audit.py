@@ -151,8 +151,8 @@ def gated(levels: tuple[float, ...], gate: float, **options: object) -> tuple[Pr
         rois=rois,
         ontology=builtin(),
         patch_ZYX=(16, 16, 16),
-        config=PredictConfig(gate=gate),
-        options=Options(skip_air=False, **options),  # type: ignore[arg-type]
+        config=PredictConfig(gate=gate, **options),  # type: ignore[arg-type]
+        options=Options(skip_air=False),
         roi_aware=RoiAware(Brightest(), [[0], [1]]),
     )
     return predictor, net

@@ -152,8 +152,14 @@ def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store) -> l
                 f"data.labelled = {config.labelled}: expected 1 to {len(candidates)} cases, "
                 f"as many as have annotations in the training split"
             )
-        # A prefix of one permutation, so that 8 labelled cases contain the 4 of a smaller experiment.
-        order = np.random.default_rng(config.labelled_seed).permutation(len(candidates))
-        kept = {candidates[i] for i in order[:number]}
+        kept = set(_ordered(candidates, config, store)[:number])
     nothing = np.zeros(len(train[0].known), dtype=np.bool_)
     return [case if case.id in kept else case._replace(annotated=nothing, known=nothing) for case in train]
+
+
+def _ordered(candidates: Sequence[str], config: DataConfig, store: Store) -> list[str]:
+    """An order whose prefixes stay labelled, so that 8 labelled cases contain the 4 of a smaller experiment."""
+    if config.labelled_order == "first":
+        row = {id: i for i, id in enumerate(store.ids)}
+        return sorted(candidates, key=row.__getitem__)
+    return [candidates[i] for i in np.random.default_rng(config.labelled_seed).permutation(len(candidates))]
