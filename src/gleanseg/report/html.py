@@ -38,12 +38,14 @@ def write_report(run: Path, *, output: Path | None = None, max_cases: int = 12) 
 
 def page(facts: Facts, *, max_cases: int) -> str:
     """The whole page."""
-    sections = [
-        warnings(facts),
+    segmented = (
         results(facts),
         Section("cases", "Cases", cases(facts)),
         Section("pictures", "Pictures", pictures(facts, max_cases=max_cases)),
-        presence(facts),
+    )
+    sections = [
+        warnings(facts),
+        *(segmented if facts.segments else (presence(facts),)),
         training(facts),
         Section("supervision", "Supervision", supervision(facts)),
         recipe(facts),

@@ -170,6 +170,13 @@ class Run:
         append_line(self.path / "access.jsonl", {"time": now(), "split": "test", "purpose": purpose, "cases": cases})
 
 
+def text_encoder(info: Mapping[str, Any]) -> str:
+    """What turned names of ROIs, or texts of the task, into vectors, as run.json tells it; empty where nothing did."""
+    made = [info[part] for part in ("codes", "texts") if part in info]
+    told = [" ".join(str(entry[key]) for key in ("encoder", "revision") if entry.get(key)) for entry in made]
+    return ", ".join(dict.fromkeys(filter(None, told)))
+
+
 def now() -> str:
     """The present time as text, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
