@@ -90,9 +90,9 @@ def unknown_key(folder: Path) -> None:
         (undeclared_value, ["c00", "c00_seg.nii.gz", "9"]),
         (unknown_roi, ["manifest.json", "livr", "did you mean", "liver"]),
         (empty_manifest, ["manifest.json", "case"]),
-        (nothing_annotated, ["no annotated training case"]),
-        (reserved_for_testing, ["c11", "test split"]),
-        (unknown_key, ["recipe.toml", "learning_rate"]),
+        (nothing_annotated, ["manifest.store", "no annotated training case", "annotate some"]),
+        (reserved_for_testing, ["c11", "test split", "take it out"]),
+        (unknown_key, ["recipe.toml", "learning_rate", "known keys: name, lr,"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -66,12 +66,15 @@ class Run:
             parts: each writes further files and returns entries of run.json.
 
         Raises:
-            UserError: the folder exists and is not empty.
+            UserError: the folder exists and is not empty, or cannot be made.
         """
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path}: the run folder exists; continue it with --resume, or choose another --out")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --out") from None
         try:
             write_text(path / "recipe.toml", recipe.to_toml())
             write_text(path / "plan.json", plan.model_dump_json(indent=1))
