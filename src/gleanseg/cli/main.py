@@ -75,12 +75,12 @@ def _overview(arguments: Sequence[str]) -> int:
     return 2
 
 
-def _command(name: str) -> type[Runnable]:
-    found: type[Runnable] = import_module(f"gleanseg.cli.{COMMANDS[name]}").Command
+def _command(name: str) -> Callable[..., Runnable]:
+    found: Callable[..., Runnable] = import_module(f"gleanseg.cli.{COMMANDS[name]}").Command
     return found
 
 
-def _brief(command: type[Runnable]) -> Callable[[], None]:
+def _brief(command: Callable[..., Runnable]) -> Callable[[], None]:
     """Stands for a sub-command in the overview, with the first paragraph of its help."""
 
     def stand_in() -> None:
