@@ -382,7 +382,8 @@ def _first_problem(cls: Any, error: ValidationError) -> str:
         table = ".".join(location[:-1])
         known = _known_keys(cls, location[:-1])
         place = f"table [{table}]" if table else "top level"
-        return f"unknown key {location[-1]!r} in {place}{nearest(location[-1], known)}"
+        hint = nearest(location[-1], known) or f" (known keys: {', '.join(known)})"
+        return f"unknown key {location[-1]!r} in {place}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     found = f", found {first['input']!r}" if first["type"] not in ("missing", "value_error") else ""
     name = ".".join(part for part in location if "[" not in part and "-" not in part)

@@ -33,7 +33,7 @@ from gleanseg.predict.restore import Restorer
 from gleanseg.predict.sliding import Poll, Size, Slider, Sliding, step_of
 from gleanseg.rois.ontology import Ontology
 from gleanseg.run.deploy import load_deployed
-from gleanseg.run.folder import Run
+from gleanseg.run.folder import Run, text_encoder
 from gleanseg.run.roi_aware import load_roi_aware
 
 
@@ -196,6 +196,7 @@ class Predictor:
                 "checkpoint": file.name,
                 "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
                 "deploy": deploy or "default",
+                **({"text_encoder": encoder} if (encoder := text_encoder(opened.info)) else {}),
             },
         )
 
