@@ -143,13 +143,9 @@ class Vectors:
                 return self.rows[name]
         again = f"encode it: gleanseg text encode --knowledge {text.name} -o FILE"
         if text.name in self.hashes:
-            raise UserError(
-                f"{source}: its vectors of {text.name!r} belong to other responses than the text's; {again}"
-            )
-        held = ", ".join(self.hashes)
-        raise UserError(
-            f"{source}: no vectors of {text.name!r}{nearest(text.name, self.hashes)} (it holds {held}); {again}"
-        )
+            raise UserError(f"{source}: its vectors of {text.name!r} belong to other responses; {again}")
+        near, held = nearest(text.name, self.hashes), ", ".join(self.hashes)
+        raise UserError(f"{source}: no vectors of {text.name!r}{near} (it holds {held}); {again}")
 
 
 @cache
