@@ -101,6 +101,21 @@ def test_digest_is_about_weights_not_about_logs(tmp_path: Path) -> None:
     assert Recipe.load(path, overrides=["optimizer.lr=0.5"]).digest() != plain
 
 
+def test_texts_are_names_or_files_beside_the_recipe(tmp_path: Path) -> None:
+    text = 'manifest = "m.json"\n[text]\nknowledge = ["left_atrium", "own/la.json"]\nvectors = "v.safetensors"\n'
+    recipe = Recipe.load(write(tmp_path, text))
+    assert recipe.text.knowledge == ("left_atrium", str(tmp_path / "own" / "la.json"))
+    assert recipe.text.vectors == str(tmp_path / "v.safetensors")
+    assert Recipe.load(write(tmp_path, recipe.to_toml())) == recipe
+    (tmp_path / "moved").mkdir()
+    moved = Recipe.load(write(tmp_path / "moved", text))
+    assert moved.text != recipe.text
+    assert moved.digest() == recipe.digest()
+    other = Recipe.load(write(tmp_path, text.replace("own/la", "own/lb")))
+    assert other.digest() != recipe.digest()
+    assert Recipe.load(write(tmp_path, 'manifest = "m.json"')).text.vectors == "minilm"
+
+
 def test_stages_fill_their_gaps(tmp_path: Path) -> None:
     text = """
     manifest = "m.json"

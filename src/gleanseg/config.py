@@ -220,6 +220,11 @@ class TextConfig(Section):
     draw: Literal["random", "mean"] = "random"
     """In training each patch gets one response of each text, or their mean; prediction takes the mean."""
 
+    def under(self, base: Path) -> "TextConfig":
+        """The same with files under a folder; names, which have no suffix, stay."""
+        placed = [str(base / name) if Path(name).suffix else name for name in (*self.knowledge, self.vectors)]
+        return self.model_copy(update={"knowledge": tuple(placed[:-1]), "vectors": placed[-1]})
+
 
 class PredictConfig(Section):
     """Sliding-window inference."""
@@ -312,6 +317,7 @@ class Recipe(Section):
                 "manifest": base / recipe.manifest,
                 "store": base / recipe.store if recipe.store else None,
                 "presence": presence,
+                "text": recipe.text.under(base),
             }
         )
 
@@ -343,6 +349,8 @@ class Recipe(Section):
             dump["train"].pop(key)
         dump["sampling"].pop("workers")
         dump["presence"].pop("run")  # its weights' hash stands in run.json
+        dump["text"]["knowledge"] = [Path(name).name for name in self.text.knowledge]
+        dump["text"]["vectors"] = Path(self.text.vectors).name
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()
 
 
