@@ -12,6 +12,7 @@ cores better than several, so more gets done; how long such a run took says noth
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -133,7 +134,11 @@ class Experiment:
         return {key: row for key, row in keyed.items() if row.get("settings") == digests.get(key, "")}
 
     def _digest(self, job: Job) -> str:
-        return Recipe.load(ROOT / job.entry["recipe"], overrides=self._overrides(job)).digest()
+        """Of what the recipe says, defaults left out, so that an option added later does not make results stale."""
+        recipe = Recipe.load(ROOT / job.entry["recipe"], overrides=self._overrides(job))
+        said = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"manifest", "store"})
+        said.get("presence", {}).pop("run", None)  # a folder's name
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def collect(self) -> None:
         """Write what all finished runs reached, and how they compare."""
