@@ -114,7 +114,7 @@ class TestFiles:
             ({"responses": ["good", " "]}, "own.json: responses"),
             ({"responses": "text"}, "own.json: responses: "),
             ({"responses": None}, "own.json: responses: field required"),
-            ({"structur": "liver"}, "own.json: unknown key 'structur' in top level; did you mean 'structure'"),
+            ({"struct": "liver"}, "own.json: unknown key 'struct' in top level; did you mean 'structure'"),
             ({"gleanseg_text": 2}, "own.json: gleanseg_text: "),
             ({"gleanseg_text": None}, "own.json: not a text of gleanseg"),
         ],
