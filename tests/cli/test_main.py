@@ -28,6 +28,28 @@ def test_help_lists_every_command_and_loads_no_torch() -> None:
     assert shown.splitlines()[-1] == "False False"
 
 
+def test_the_overview_is_short_and_each_command_tells_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for arguments in (["--help"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        shown[arguments[0]] = capsys.readouterr().out
+    assert "Segment images with a trained run." in " ".join(shown["--help"].split())
+    assert "Example:" not in shown["--help"]
+    assert "Example: gleanseg predict runs/first --split test" in shown["predict"]
+    assert "usage: gleanseg predict" in shown["predict"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"]])
+def test_words_that_are_no_command_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert "train" in told.out + told.err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("gleanseg 0.")

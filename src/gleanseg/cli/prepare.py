@@ -13,6 +13,7 @@ class Command:
 
     Finished cases are kept: after an interruption, or with new cases in the manifest, the same command goes on from
     there. 'gleanseg train' does this by itself when needed.
+
     Example: gleanseg prepare recipes/smoke/supervised.toml --workers 4
     """
 

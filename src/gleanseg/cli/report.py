@@ -12,6 +12,7 @@ class Command:
     """Write one self-contained HTML file about a run: scores with intervals, pictures, curves, supervision, origin.
 
     Works at any time; what is not there yet is named in words. The file opens offline and loads nothing.
+
     Example: gleanseg report runs/first
     """
 

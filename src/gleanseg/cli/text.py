@@ -44,7 +44,7 @@ class Encode:
     center: bool = False
     """Subtract the mean row of all built-in ROIs. Training does it when it loads the table, if it is not done here."""
     normalize: bool = True
-    """Give every row length 1."""
+    """Rows get length 1, or with this flag off the length that the encoder gives."""
     half: bool = False
     """Write half precision."""
 
