@@ -50,7 +50,7 @@ def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -
 
 
 def _draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) -> None:
-    rows, columns = panel.gray.shape
+    rows, columns = panel.gray.shape[:2]
     axes.imshow(
         panel.gray, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows, 0), interpolation="bilinear"
     )
