@@ -47,12 +47,13 @@ def heat_panels(sight: Sight, color: Color) -> tuple[Panel, ...]:
     """Three planes through the hottest place, tinted with a color by the heat."""
     z, y, x = (int(i) for i in np.unravel_index(sight.heat.argmax(), sight.heat.shape))
     least, most = float(sight.heat.min()), float(sight.heat.max())
+    ranges = window(sight.image, modality="prepared"), (least, max(most, least + 1e-6))
     gray, heat = (
         panels(
             values, reference={}, prediction={}, colors={}, spacing_ZYX_mm=sight.spacing_ZYX_mm, gray_range=shown,
             slices_ZYX=(z, y, x),
         )
-        for values, shown in ((sight.image, window(sight.image, modality="prepared")), (sight.heat, (least, max(most, least + 1e-6))))
+        for values, shown in zip((sight.image, sight.heat), ranges, strict=True)
     )  # fmt: skip
     return tuple(g._replace(gray=tinted(g.gray, h.gray, color)) for g, h in zip(gray, heat, strict=True))
 
