@@ -1,16 +1,17 @@
 """Runs beside each other in one picture: for each case a slice with outlines above the surfaces in three dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gleanseg.data.manifest import Case, Manifest
 from gleanseg.errors import UserError, nearest
 from gleanseg.evaluate.predictions import Predictions
-from gleanseg.evaluate.surface import join_boxes
+from gleanseg.evaluate.surface import Box, join_boxes
 from gleanseg.report.facts import Facts, read_facts
-from gleanseg.report.figures import largest_slices, panels, view, window
+from gleanseg.report.figures import Color, Panel, largest_slices, panels, view, window
 from gleanseg.report.results import Results, digits, is_share, mean, metric_name
 from gleanseg.report.scenes import Scene, read_scenes
 from gleanseg.report.sheet import Column, Strip, draw_sheet, size_px
@@ -18,6 +19,7 @@ from gleanseg.report.surfaces import Camera, frame_of, render
 from gleanseg.report.tables import Look
 from gleanseg.rois.ontology import Ontology
 
+Masks = Mapping[str, NDArray[np.bool_]]
 _DISTANCES = frozenset({"hd95", "asd", "assd"})
 
 
@@ -122,35 +124,50 @@ def _strip(
     case: Case, scenes: Sequence[Scene], scores: Sequence[str], look: Look, ontology: Ontology, camera: Camera,
     width_px: int,
 ) -> Strip:  # fmt: skip
-    first = scenes[0]
     boxes = {roi: join_boxes(*(scene.box(roi) for scene in scenes)) for roi in look}
     tight = join_boxes(*boxes.values())
     if tight is None:
         raise UserError(f"case {case.id!r}: nothing to show in reference and predictions; choose another case")
     present = [roi for roi, box in boxes.items() if box is not None]
-    shape, spacing = first.reference.shape_ZYX, first.spacing_ZYX_mm
-    near = view(tight, shape_ZYX=shape, spacing_ZYX_mm=spacing)
-    reference = {roi: first.reference.mask(roi, near) for roi in present if roi in first.reference}
-    predictions = [{r: s.prediction.mask(r, near) for r in present if r in s.prediction} for s in scenes]
     colors = {roi: look[roi][1] for roi in present}
-    groups = ([*masks.values()] for masks in (reference, *predictions))
-    target = next(mask for masks in groups if masks and (mask := np.logical_or.reduce(masks)).any())
-    image = first.image[near]
-    slices = largest_slices(target)
-    gray_range = window(first.image, modality=first.modality, focus=image[target])
-    everything = np.logical_or.reduce([mask for masks in (reference, *predictions) for mask in masks.values()])
-    frame = frame_of(everything, spacing_ZYX_mm=spacing, camera=camera)
+    near = view(tight, shape_ZYX=scenes[0].reference.shape_ZYX, spacing_ZYX_mm=scenes[0].spacing_ZYX_mm)
+    masks = [
+        {roi: labels.mask(roi, near) for roi in present if roi in labels}
+        for labels in (scenes[0].reference, *(scene.prediction for scene in scenes))
+    ]
+    slices = _slices(scenes[0], masks, colors, near)
+    spacing = scenes[0].spacing_ZYX_mm
+    frame = frame_of(_union(*masks), spacing_ZYX_mm=spacing, camera=camera)
     glass = [roi for roi in present if any(roi in ontology.containing(other) for other in present)]
-    columns = []
-    for drawn, score in zip([None, *predictions], ["", *scores], strict=True):
-        panel = panels(
-            image, reference=reference, prediction=drawn or {}, colors=colors, spacing_ZYX_mm=spacing,
-            gray_range=gray_range, slices_ZYX=slices, offset_ZYX=(near[0].start, near[1].start, near[2].start),
-            full_shape_ZYX=shape,
-        )[0]  # fmt: skip
-        surface = render(
-            reference if drawn is None else drawn, colors=colors, spacing_ZYX_mm=spacing, frame=frame,
-            size_px=size_px(frame.size_mm, width_px), camera=camera, glass=glass,
-        )  # fmt: skip
-        columns.append(Column(panel, surface, score))
-    return Strip(case.id, tuple(columns))
+    surfaces = [
+        render(
+            one, colors=colors, spacing_ZYX_mm=spacing, frame=frame, size_px=size_px(frame.size_mm, width_px),
+            camera=camera, glass=glass,
+        )
+        for one in masks
+    ]  # fmt: skip
+    columns = zip(slices, surfaces, ["", *scores], strict=True)
+    return Strip(case.id, tuple(Column(*column) for column in columns), colors)
+
+
+def _slices(scene: Scene, masks: Sequence[Masks], colors: Mapping[str, Color], near: Box) -> list[Panel]:
+    """The axial slice in which most of the reference is; of the first prediction, where the reference has nothing."""
+    target = next(target for target in map(_union, masks) if target.any())
+    gray_range = window(scene.image, modality=scene.modality, focus=scene.image[near][target])
+    return [
+        panels(
+            scene.image[near], reference=masks[0], prediction=prediction, colors=colors,
+            spacing_ZYX_mm=scene.spacing_ZYX_mm, gray_range=gray_range, slices_ZYX=largest_slices(target),
+            offset_ZYX=(near[0].start, near[1].start, near[2].start), full_shape_ZYX=scene.reference.shape_ZYX,
+        )[0]
+        for prediction in ({}, *masks[1:])
+    ]  # fmt: skip
+
+
+def _union(*groups: Masks) -> NDArray[np.bool_]:
+    """Voxels of any mask; without a mask a single False."""
+    found: NDArray[np.bool_] = np.zeros((1, 1, 1), dtype=np.bool_)
+    for masks in groups:
+        for mask in masks.values():
+            found = found | mask
+    return found

@@ -1,7 +1,7 @@
 """Panels as one PNG picture, for places that cannot show the report's SVG (a README, a slide)."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gleanseg.report.figures import Panel, pale, scale_bar_mm, visible
+from gleanseg.report.figures import Color, Kind, Panel, pale, scale_bar_mm, visible
 from gleanseg.report.markup import rgb
 
 DPI = 100
@@ -26,7 +26,8 @@ def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -
     scale = height_px / tallest
     widths = [panel.size_mm[0] * scale for panel in panels]
     total = sum(widths) + _GAP_PX * (len(panels) - 1)
-    entries = legend_entries(panels, names)
+    contours = [contour for panel in panels for contour in panel.contours]
+    entries = legend_entries({c.roi: c.color for c in contours}, {c.kind for c in contours}, names)
     rows = -(-len(entries) * 170 // max(170, round(total)))
     height = height_px + _LEGEND_PX * rows
     figure = Figure(figsize=(total / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
@@ -77,15 +78,12 @@ def draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) -
     axes.set_axis_off()
 
 
-def legend_entries(panels: Sequence[Panel], names: Mapping[str, str]) -> list[Line2D]:
+def legend_entries(colors: Mapping[str, Color], kinds: Collection[Kind], names: Mapping[str, str]) -> list[Line2D]:
     """Entries of a legend: each ROI's color, and how reference and prediction are drawn."""
-    contours = [contour for panel in panels for contour in panel.contours]
-    colors = {contour.roi: contour.color for contour in contours}
     entries = [
         Line2D([], [], color=rgb(visible(color)), linewidth=3, label=names.get(roi, roi))
         for roi, color in colors.items()
     ]
-    kinds = {contour.kind for contour in contours}
     if "reference" in kinds:
         entries.append(Line2D([], [], color=INK, linewidth=1.6, linestyle=(0, (4, 2.5)), label="reference"))
     if "prediction" in kinds:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gleanseg.report.figures import Panel
+from gleanseg.report.figures import Color, Panel
 from gleanseg.report.raster import BACKGROUND, DPI, INK, draw_panel, legend_entries
 
 _GAP, _SIDE, _HEAD, _SCORE, _APART, _LEGEND, _ENTRY = 8, 28, 34, 24, 14, 24, 150  # px
@@ -34,10 +34,17 @@ class Column(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """One case: the reference first, then each run."""
+    """One case.
+
+    Attributes:
+        case: id.
+        columns: the reference first, then each run.
+        colors: of the ROIs that are there.
+    """
 
     case: str
     columns: tuple[Column, ...]
+    colors: Mapping[str, Color]
 
 
 def size_px(size_mm: tuple[float, float], width_px: int) -> tuple[int, int]:
@@ -58,7 +65,8 @@ def draw_sheet(strips: Sequence[Strip], heads: Sequence[str], *, names: Mapping[
     """
     rows = [_row_heights(strip, width_px) for strip in strips]
     width = _SIDE + len(heads) * (width_px + _GAP)
-    entries = legend_entries([column.panel for strip in strips for column in strip.columns], names)
+    colors = {roi: color for strip in strips for roi, color in strip.colors.items()}
+    entries = legend_entries(colors, ("reference", "prediction"), names)
     legend_rows = -(-len(entries) * _ENTRY // width)
     height = _HEAD + sum(sum(pair) + _SCORE + _GAP + _APART for pair in rows) + _LEGEND * legend_rows
     sheet = _Sheet(width, height)
@@ -71,7 +79,8 @@ def draw_sheet(strips: Sequence[Strip], heads: Sequence[str], *, names: Mapping[
         sheet.write(strip.case, _SIDE / 2, (top + below + of_surface) / 2, fontsize=10, rotation=90, color=_QUIET)
         for column, center in zip(strip.columns, centers, strict=True):
             wide, tall = size_px(column.panel.size_mm, width_px)
-            draw_panel(sheet.axes(center, top + of_slice / 2, wide, tall), column.panel, width_px=wide, height_px=tall)
+            axes = sheet.axes(center, top + of_slice / 2, wide, tall)
+            draw_panel(axes, column.panel, width_px=float(wide), height_px=float(tall))
             tall, wide = column.surface.shape[:2]
             axes = sheet.axes(center, below + of_surface / 2, wide, tall)
             axes.imshow(column.surface, aspect="auto", interpolation="none")
@@ -90,7 +99,7 @@ def _row_heights(strip: Strip, width_px: int) -> tuple[int, int]:
 class _Sheet:
     """A figure in pixels, from its upper left corner."""
 
-    def __init__(self, width: float, height: float) -> None:
+    def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
         FigureCanvasAgg(self.figure)
