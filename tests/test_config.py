@@ -48,6 +48,8 @@ def test_sizes_are_turned_round_once(tmp_path: Path) -> None:
         ('manifest = "m.json"\n[data]\nfold = 5', ["fold must be 0 to 4", "found 5"]),
         ('manifest = "m.json"\n[prepare]\nintensity = "window"', ["prepare", "needs window = [low, high]"]),
         ('manifest = "m.json"\n[prepare]\nwindow = [5, 5]', ["prepare", "window must rise, found [5.0, 5.0]"]),
+        ('manifest = "m.json"\n[prepare]\nintensity = "window-zscore"', ["'window-zscore' needs window = [low, high]"]),
+        ('manifest = "m.json"\n[predict]\nstride = [18, 0, 4]', ["predict.stride", "greater than 0"]),
         ("manifest = 3 4", ["not valid TOML"]),
         ("seed = 1", ["manifest", "required"]),
     ],
@@ -97,6 +99,21 @@ def test_digest_is_about_weights_not_about_logs(tmp_path: Path) -> None:
     plain = Recipe.load(path).digest()
     assert Recipe.load(path, overrides=["train.log_every=1", "sampling.workers=7"]).digest() == plain
     assert Recipe.load(path, overrides=["optimizer.lr=0.5"]).digest() != plain
+
+
+def test_texts_are_names_or_files_beside_the_recipe(tmp_path: Path) -> None:
+    text = 'manifest = "m.json"\n[text]\nknowledge = ["left_atrium", "own/la.json"]\nvectors = "v.safetensors"\n'
+    recipe = Recipe.load(write(tmp_path, text))
+    assert recipe.text.knowledge == ("left_atrium", str(tmp_path / "own" / "la.json"))
+    assert recipe.text.vectors == str(tmp_path / "v.safetensors")
+    assert Recipe.load(write(tmp_path, recipe.to_toml())) == recipe
+    (tmp_path / "moved").mkdir()
+    moved = Recipe.load(write(tmp_path / "moved", text))
+    assert moved.text != recipe.text
+    assert moved.digest() == recipe.digest()
+    other = Recipe.load(write(tmp_path, text.replace("own/la", "own/lb")))
+    assert other.digest() != recipe.digest()
+    assert Recipe.load(write(tmp_path, 'manifest = "m.json"')).text.vectors == "minilm"
 
 
 def test_stages_fill_their_gaps(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from gleanseg.config import Recipe
 from gleanseg.data.doctor import Diagnosis
 from gleanseg.data.doctor import examine as diagnose
+from gleanseg.data.labels import read_image
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.preprocess import prepare as prepare_store
 from gleanseg.data.store import Store
@@ -103,7 +104,11 @@ def audit(
     found = examine_presence(scanner, collection, cases=cases, phi_high=phi_high, phi_low=phi_low, progress=progress)
     found.save(out)
     look = {roi: (ontology[roi].name, ontology[roi].color) for roi in found.rois}
-    write_text(out / "presence.html", audit_page(found, look))
+    sights = [
+        (pair, scanner.look(read_image(collection, collection.case(pair.case)), pair.roi, pair.center_mm))
+        for pair in found.telling()
+    ]
+    write_text(out / "presence.html", audit_page(found, look, sights))
     return found
 
 

@@ -59,6 +59,8 @@ class DataConfig(Section):
     """Training cases that keep their labels: a number, a share of those that have labels, or case ids."""
     labelled_seed: int = 0
     """Draws which cases stay labelled; apart from ``seed``, so that repeated runs see the same cases."""
+    labelled_order: Literal["random", "first"] = "random"
+    """A number or share of labelled cases is drawn, or taken from the front of the manifest, as published lists do."""
     annotate: dict[str, tuple[str, ...]] = {}
     """Site -> the only ROIs that it annotates; the others become unknown there."""
     fold: int | None = None
@@ -79,17 +81,28 @@ class PrepareConfig(Section):
     """Voxel size in mm (x, y, z)."""
     resample: Literal["linear", "cubic"] = "cubic"
     """Interpolation of images (measured: benchmarks/results/storage.json); nested labels stay nested either way."""
-    intensity: Literal["auto", "ct", "window", "zscore", "none"] = "auto"
+    intensity: Literal["auto", "ct", "window", "zscore", "none", "volume-zscore", "window-zscore", "brain-zscore"] = (
+        "auto"
+    )
     """``ct`` clips to the window and standardizes by the training foreground; ``window`` maps the window to [-1, 1],
-    alike for every data set, as a network needs it that judges images of another."""
+    alike for every data set, as a network needs it that judges images of another. Of published benchmarks:
+    ``volume-zscore`` takes mean and deviation of the volume before cropping (Left Atrium), ``window-zscore`` of the
+    crop within the window (Pancreas-CT), ``brain-zscore`` of the voxels above 0 for all voxels, clipped at the gray
+    level that 99.9 % lie below (BraTS)."""
     window: tuple[float, float] | None = None
     """HU window for CT; without it ``ct`` takes the 0.5 and 99.5 percentiles of the annotated foreground."""
-    crop: Literal["auto", "none", "nonzero", "body"] = "auto"
+    crop: Literal["auto", "none", "nonzero", "body", "labels"] = "auto"
+    """``labels`` is the protocol of Left Atrium and Pancreas-CT: in x and y, what lies around the labels. It reads the
+    labels of every case, hidden ones and those of **test cases** too, and images without labels cannot be predicted."""
+    label_margin: Annotated[int, Field(ge=0)] = 25
+    """Crop ``labels``: prepared voxels kept on each side in x and y."""
+    label_least: Annotated[int, Field(ge=0)] = 0
+    """Crop ``labels``: prepared voxels that the labels' box is filled up to before; as published, the patch's side."""
 
     @model_validator(mode="after")
     def _window_is_given(self) -> "PrepareConfig":
-        if self.intensity == "window" and self.window is None:
-            raise ValueError("intensity = 'window' needs window = [low, high], for example [-325, 325]")
+        if self.intensity in ("window", "window-zscore") and self.window is None:
+            raise ValueError(f"intensity = {self.intensity!r} needs window = [low, high], for example [-325, 325]")
         if self.window is not None and self.window[0] >= self.window[1]:
             raise ValueError(f"window must rise, found {list(self.window)}")
         return self
@@ -128,6 +141,8 @@ class AugmentConfig(Section):
 
     mirror: Literal["auto"] | tuple[Literal["x", "y", "z"], ...] = "auto"
     """Axes to flip with probability 1/2; auto: all, but not x when a sided ROI (left, right) is learnt."""
+    rotate90: bool = False
+    """Turn every patch by 0, 90, 180 or 270 degrees about the z axis."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
     rotation_probability: Share = 0.2
     zoom: tuple[float, float] = (0.8, 1.25)
@@ -205,12 +220,21 @@ class TextConfig(Section):
     draw: Literal["random", "mean"] = "random"
     """In training each patch gets one response of each text, or their mean; prediction takes the mean."""
 
+    def under(self, base: Path) -> "TextConfig":
+        """The same with files under a folder; names, which have no suffix, stay."""
+        placed = [str(base / name) if Path(name).suffix else name for name in (*self.knowledge, self.vectors)]
+        return self.model_copy(update={"knowledge": tuple(placed[:-1]), "vectors": placed[-1]})
+
 
 class PredictConfig(Section):
     """Sliding-window inference."""
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    stride: tuple[Positive, Positive, Positive] | None = None
+    """Voxels (x, y, z) from one window to the next, in place of ``overlap``; at most the patch."""
     blend: Literal["gaussian", "constant"] = "gaussian"
+    average: Literal["logits", "probabilities"] = "logits"
+    """What overlapping windows average; the semi-supervised literature averages probabilities."""
     window_batch: Positive = 1
     mirror: bool = False
     """Average over flips of the axes that training mirrored."""
@@ -293,6 +317,7 @@ class Recipe(Section):
                 "manifest": base / recipe.manifest,
                 "store": base / recipe.store if recipe.store else None,
                 "presence": presence,
+                "text": recipe.text.under(base),
             }
         )
 
@@ -324,6 +349,8 @@ class Recipe(Section):
             dump["train"].pop(key)
         dump["sampling"].pop("workers")
         dump["presence"].pop("run")  # its weights' hash stands in run.json
+        dump["text"]["knowledge"] = [Path(name).name for name in self.text.knowledge]
+        dump["text"]["vectors"] = Path(self.text.vectors).name
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()
 
 
@@ -363,7 +390,8 @@ def _first_problem(cls: Any, error: ValidationError) -> str:
         table = ".".join(location[:-1])
         known = _known_keys(cls, location[:-1])
         place = f"table [{table}]" if table else "top level"
-        return f"unknown key {location[-1]!r} in {place}{nearest(location[-1], known)}"
+        hint = nearest(location[-1], known) or f" (known keys: {', '.join(known)})"
+        return f"unknown key {location[-1]!r} in {place}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     found = f", found {first['input']!r}" if first["type"] not in ("missing", "value_error") else ""
     name = ".".join(part for part in location if "[" not in part and "-" not in part)

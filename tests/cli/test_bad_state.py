@@ -94,6 +94,14 @@ def test_a_full_disk_while_a_checkpoint_is_written(
         load(path)
 
 
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    told = refused(["train", str(recipe), "-o", str(tmp_path / "file" / "run")], capsys)
+    assert "file/run: cannot be made" in told
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_folder_that_must_not_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, locked = write_recipe(tmp_path), tmp_path / "locked"

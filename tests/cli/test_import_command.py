@@ -56,7 +56,10 @@ def test_mistakes(tmp_path: Path) -> None:
         run("nnunet", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["folder", "kits", "la", "lits", "merge", "mots", "msd", "nnunet", "totalsegmentator"])
+@pytest.mark.parametrize(
+    "name",
+    ["brats19", "folder", "kits", "la", "lits", "merge", "mots", "msd", "nnunet", "pancreas_ct", "totalsegmentator"],
+)
 def test_each_source_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run(name, "--help")

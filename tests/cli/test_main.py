@@ -28,6 +28,28 @@ def test_help_lists_every_command_and_loads_no_torch() -> None:
     assert shown.splitlines()[-1] == "False False"
 
 
+def test_the_overview_is_short_and_each_command_tells_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for arguments in (["--help"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        shown[arguments[0]] = capsys.readouterr().out
+    assert "Segment images with a trained run." in " ".join(shown["--help"].split())
+    assert "Example:" not in shown["--help"]
+    assert "Example: gleanseg predict runs/first --split test" in shown["predict"]
+    assert "usage: gleanseg predict" in shown["predict"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"]])
+def test_words_that_are_no_command_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert "train" in told.out + told.err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("gleanseg 0.")
@@ -90,9 +112,9 @@ def unknown_key(folder: Path) -> None:
         (undeclared_value, ["c00", "c00_seg.nii.gz", "9"]),
         (unknown_roi, ["manifest.json", "livr", "did you mean", "liver"]),
         (empty_manifest, ["manifest.json", "case"]),
-        (nothing_annotated, ["no annotated training case"]),
-        (reserved_for_testing, ["c11", "test split"]),
-        (unknown_key, ["recipe.toml", "learning_rate"]),
+        (nothing_annotated, ["manifest.store", "no annotated training case", "annotate some"]),
+        (reserved_for_testing, ["c11", "test split", "take it out"]),
+        (unknown_key, ["recipe.toml", "learning_rate", "known keys: name, lr,"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -61,6 +61,24 @@ def test_a_right_angle_about_z_is_rot90() -> None:
     assert min((patch - turned).abs().max(), (patch - back).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_quarter_turns_cut_a_turned_source_and_keep_the_patch_size(quarters: int) -> None:
+    source, drawn = volume(8, 30, 30), Draw(quarters=quarters, flips=(False, True, False))
+    center = np.array([3.5, 14.5, 14.5])
+    patch = move(source, center, SIZE, drawn, ISOTROPIC, nearest=False)
+    assert patch.shape[1:] == SIZE
+    cut = source[:, :, 10:20, 9:21] if quarters % 2 == 0 else source[:, :, 9:21, 10:20]
+    assert torch.equal(patch, cut.rot90(quarters, (2, 3)).flip(2))
+
+
+def test_quarter_turns_are_drawn_evenly_and_leave_other_draws_alone() -> None:
+    plain, turning = AugmentConfig(), AugmentConfig(rotate90=True)
+    draws = [draw(np.random.default_rng(i), turning, mirror_ZYX=MIRROR) for i in range(200)]
+    assert all(30 < sum(d.quarters == q for d in draws) < 70 for q in range(4))
+    without = [draw(np.random.default_rng(i), plain, mirror_ZYX=MIRROR) for i in range(200)]
+    assert [d._replace(quarters=0) for d in draws] == without
+
+
 def test_rotation_is_rigid_in_millimetres() -> None:
     matrix = Draw(angles=(0.3, -0.2, 0.1)).matrix((3.0, 1.0, 0.5))
     in_mm = np.diag([3.0, 1.0, 0.5]) @ matrix @ np.diag([1 / 3.0, 1.0, 2.0])
@@ -77,7 +95,9 @@ def test_zoom_shows_the_anatomy_larger() -> None:
 
 def test_the_source_box_is_large_enough_for_every_turn() -> None:
     rng = np.random.default_rng(0)
-    config = AugmentConfig(rotation_degrees=40, rotation_probability=1, zoom_probability=1, zoom=(0.6, 1.4))
+    config = AugmentConfig(
+        rotation_degrees=40, rotation_probability=1, zoom_probability=1, zoom=(0.6, 1.4), rotate90=True
+    )
     patch = np.array([16, 12, 20])
     for _ in range(50):
         drawn = draw(rng, config, mirror_ZYX=MIRROR)

@@ -6,52 +6,10 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from numpy.typing import NDArray
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from gleanseg.data import images
 from gleanseg.errors import UserError
-
-ROWS = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)  # Z Y X, stored values
-
-
-def series(
-    folder: Path,
-    *,
-    uid: str = "1.2.3",
-    directions: NDArray[np.float64] = ROWS,
-    step: NDArray[np.float64] | None = None,
-    skip: int | None = None,
-    prefix: str = "s",
-    **tags: object,
-) -> Path:
-    folder.mkdir(exist_ok=True)
-    step = np.cross(*directions) * 2.5 if step is None else step
-    for z, pixels in enumerate(VOXELS):
-        if z == skip:
-            continue
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        d = FileDataset("x", {}, file_meta=meta, preamble=b"\0" * 128)
-        d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        d.Modality, d.SeriesInstanceUID, d.SeriesDescription = "CT", uid, f"body {uid}"
-        d.ImagePositionPatient = [*map(float, np.array([10.0, -20.0, 30.0]) + z * step)]
-        d.ImageOrientationPatient = [*map(float, directions.ravel())]
-        d.PixelSpacing, d.SliceThickness = [0.7, 0.8], 5.0
-        d.Rows, d.Columns = pixels.shape
-        d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
-        d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 1
-        d.RescaleSlope, d.RescaleIntercept = 1, -1024
-        d.PixelData = pixels.tobytes()
-        for key, value in tags.items():
-            setattr(d, key, value)
-        # Names run against positions, so that only the positions can give the order.
-        d.save_as(folder / f"{prefix}{9 - z}.dcm", enforce_file_format=True)
-    return folder
+from support.dicom import VOXELS, series
 
 
 def test_a_series_is_sorted_by_position_and_scaled(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def test_ct_is_clipped_to_percentiles_or_to_the_window_given():
         ("CT", 0.0, {"intensity": "zscore"}, "zscore", False, "body"),
         ("MR", 0.0, {"intensity": "ct"}, "ct_window", False, "none"),
         ("CT", 0.0, {"intensity": "none", "crop": "nonzero"}, "none", False, "nonzero"),
+        ("MR", 0.6, {"intensity": "volume-zscore", "crop": "none"}, "volume_zscore", False, "none"),
+        ("MR", 0.6, {"intensity": "brain-zscore", "crop": "nonzero"}, "brain_zscore", False, "nonzero"),
+        ("CT", 0.0, {"intensity": "window-zscore", "window": (-125, 275)}, "window_zscore", False, "body"),
     ],
 )
 def test_modality_and_configuration_choose_the_treatment(modality, zeros, config, kind, nonzero, crop):

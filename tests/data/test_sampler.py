@@ -1,18 +1,22 @@
+import json
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gleanseg.config import AugmentConfig, DataConfig
+from gleanseg.config import AugmentConfig, DataConfig, PrepareConfig
 from gleanseg.data.loader import Loader, collate
+from gleanseg.data.manifest import Manifest
+from gleanseg.data.preprocess import prepare
 from gleanseg.data.sampler import OUTSIDE, Patch, Sampler
 from gleanseg.data.selection import overlaps, select
 from gleanseg.data.store import Store
 from gleanseg.errors import UserError
 from gleanseg.types import Views
-from support.data import ROIS, prepared
+from support.data import ROIS, prepared, write_cases
 
 PATCH = (16, 16, 16)
 STILL = AugmentConfig(mirror=(), rotation_probability=0, zoom_probability=0, intensity=False, strong=False)
@@ -68,6 +72,28 @@ def test_hidden_labels_are_unknown(store: Store) -> None:
     assert [c.id for c in select(store, DataConfig(labelled=("c04",))).labelled] == ["c04"]
 
 
+def test_the_first_of_the_list_stay_labelled(tmp_path: Path) -> None:
+    path = write_cases(tmp_path)
+    manifest = json.loads(path.read_text())
+    manifest["cases"] = manifest["cases"][5::-1] + manifest["cases"][6:]
+    path.write_text(json.dumps(manifest))
+    listed = prepare(Manifest.load(path), PrepareConfig(spacing=(2.0, 2.0, 2.5)), tmp_path / "store")
+    chosen = select(listed, DataConfig(labelled=2, labelled_order="first"))
+    assert [c.id for c in chosen.labelled] == ["c04", "c05"]
+    assert len(chosen.unlabelled) == 6
+
+
+def test_quarter_turns_read_what_they_show(store: Store) -> None:
+    turning = sampler(store, augment=STILL.model_copy(update={"rotate90": True}), patch=(8, 6, 12), foreground=0.0)
+    patches = [turning.patch("labelled", i) for i in range(24)]
+    assert {p.draw.quarters for p in patches} == {0, 1, 2, 3}
+    for p in patches:
+        assert p.image.shape[1:] == ((8, 12, 6) if p.draw.quarters % 2 else (8, 6, 12))
+    batch = collate(patches, patch_ZYX=(8, 6, 12), views=Views(), num_labelled=24, device=torch.device("cpu"))
+    assert batch.x["weak"].shape == (24, 1, 8, 6, 12)
+    assert batch.codes.shape == (24, 8, 6, 12)
+
+
 def test_folds_cover_train_and_validation_once(store: Store) -> None:
     held_out = [[c.id for c in select(store, DataConfig(fold=f)).validation] for f in range(5)]
     assert sorted(chain(*held_out)) == [f"c{i:02d}" for i in range(10)]
@@ -78,7 +104,7 @@ def test_folds_cover_train_and_validation_once(store: Store) -> None:
     [
         (DataConfig(rois=("livr",)), "'livr' is not in the store; did you mean 'liver'"),
         (DataConfig(labelled=("c10",)), "'c10' belongs to the test split"),
-        (DataConfig(labelled=("c99",)), "'c99' is not in the store"),
+        (DataConfig(labelled=("c99",)), r"'c99' is not in .*manifest\.store"),
         (DataConfig(labelled=7), "expected 1 to 6 cases"),
         (DataConfig(annotate={"Z": ("liver",)}), "no training case of site 'Z'"),
         (DataConfig(annotate={"A": (), "B": ()}), "no annotated training case"),

@@ -79,6 +79,16 @@ def test_without_the_ramp_the_terms_weigh_fully_from_the_start() -> None:
     assert made(ramp=0.3)(make_batch(), start)["latent"].weight < 0.01  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("horizon", "moved"), [(1.0, 0.05), (0.1, 0.5), (0.0, 1.0)])
+def test_the_horizon_caps_what_the_teacher_remembers(horizon: float, moved: float) -> None:
+    method = made(horizon=horizon)
+    weight, student = next(method.teacher.parameters()), next(method.student.parameters())
+    before = weight.clone()
+    method.after_step(Progress(19, 20))  # of 20 steps: 1 / (1 - alpha) is at most 20, 2 and 1
+    assert not torch.equal(before, student)
+    torch.testing.assert_close(weight, before + moved * (student - before))
+
+
 def test_the_routing_is_watched_and_compared_with_what_is_hidden() -> None:
     method, batch = made(), make_batch(known=False)
     terms = method(batch, LATE)

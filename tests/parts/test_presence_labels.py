@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gleanseg.errors import UserError
-from gleanseg.parts.presence import RoiAware, presence_of, sources
+from gleanseg.parts.presence import RoiAware, inherits, presence_of, sources
 from gleanseg.rois.ontology import builtin
 from support.batches import SmallClassifier, make_batch, small_roi_aware
 
@@ -38,6 +38,12 @@ def test_rois_inherit_through_the_ontology() -> None:
     assert sources(rois, outputs, builtin(), tumors="own")[2] == [5]
     with pytest.raises(UserError, match="knows none of the run's ROIs"):
         sources(["spleen"], ["liver"], builtin(), tumors="organ")
+
+
+def test_only_absence_is_inherited() -> None:
+    outputs = ["liver", "kidney_left", "kidney_right", "kidney_tumor"]
+    rois = ["liver", "kidneys", "liver_tumor", "kidney_tumor", "lung_tumor"]
+    assert [inherits(roi, outputs, builtin()) for roi in rois] == [False, False, True, False, False]
 
 
 def test_scores_are_maxima_at_a_temperature() -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gleanseg.config import PredictConfig
+from gleanseg.data.labels import read_image
 from gleanseg.data.manifest import Manifest
 from gleanseg.errors import UserError
 from gleanseg.networks.classifier import Classifier
@@ -21,6 +22,7 @@ from gleanseg.predict.passes import presence_gate
 from gleanseg.predict.predictor import Options, Predictor
 from gleanseg.predict.presence import Scanner, _starts
 from gleanseg.report.audit import audit_page
+from gleanseg.report.heat import heat_panels
 from gleanseg.rois.ontology import builtin
 from predict.stand_ins import Threshold, make_plan
 from support.volumes import save
@@ -107,7 +109,7 @@ def verdicts(found: Audit, case: str) -> dict[str, str]:
 
 
 def test_unlabelled_structures_are_found(found: Audit) -> None:
-    assert verdicts(found, "forgotten") == {"liver": "annotated", "liver_tumor": "latent", "spleen": "latent"}
+    assert verdicts(found, "forgotten") == {"liver": "annotated", "liver_tumor": "ambiguous", "spleen": "latent"}
     assert verdicts(found, "denied") == {"liver": "absent", "liver_tumor": "absent", "spleen": "absent"}
     assert verdicts(found, "nothing") == {"liver": "ambiguous", "liver_tumor": "ambiguous", "spleen": "absent"}
     assert found.number_of("spleen", Verdict.LATENT) == 1
@@ -119,8 +121,7 @@ def test_labels_that_look_wrong_are_named(found: Audit) -> None:
         ("wrong", "liver"): "annotated with 0.5 ml, but looks absent",
         ("forgotten", "liver"): "annotated without a voxel, but looks present",
         ("denied", "liver"): "said to be absent, but looks present",
-        ("denied", "liver_tumor"): "said to be absent, but looks present",
-    }
+    }, "a liver in view says nothing of a liver tumor"
 
 
 def test_an_roi_that_nothing_stands_for_is_undecided(tmp_path: Path) -> None:
@@ -139,7 +140,27 @@ def test_files_and_page(found: Audit, tmp_path: Path) -> None:
     page = audit_page(found, {roi: (ontology[roi].name, ontology[roi].color) for roi in found.rois})
     assert "annotated without a voxel" in page
     assert "<b>U</b>" not in page, "names of sites are escaped"
-    assert page.count("heat-suspect") >= 4
+    assert page.count("heat-suspect") >= 3
+
+
+def test_what_speaks_for_an_roi_is_shown_where_it_is(tmp_path: Path) -> None:
+    looking, manifest = scanner(), make_manifest(tmp_path)
+    found = audit(looking, manifest)
+    pairs = found.telling()
+    assert [(pair.case, pair.roi) for pair in pairs] == [
+        ("forgotten", "liver"), ("denied", "liver"), ("forgotten", "spleen"),
+    ]  # fmt: skip
+    assert found.telling(most=1) == pairs[:1]
+    assert len([pair for pair in found.telling(of_each=1) if pair.roi == "liver"]) == 1
+    sight = looking.look(read_image(manifest, manifest.case("forgotten")), "spleen", pairs[2].center_mm)
+    assert sight.image.shape == sight.heat.shape == (16, 16, 16)
+    assert (sight.heat > 0.5).sum() == (sight.image > 150).sum() > 0, "the stand-in's heat is the brightness"
+    hot = [panel.gray[..., 0].astype(int) - panel.gray[..., 2] for panel in heat_panels(sight, (255, 0, 0))]
+    assert all(difference.max() > 100 and difference.min() < 10 for difference in hot)
+    ontology = builtin()
+    look = {roi: (ontology[roi].name, ontology[roi].color) for roi in found.rois}
+    page = audit_page(found, look, [(pairs[2], sight)])
+    assert page.count("data:image/webp") == 3
 
 
 def gated(levels: tuple[float, ...], gate: float, **options: object) -> tuple[Predictor, Threshold]:
@@ -151,8 +172,8 @@ def gated(levels: tuple[float, ...], gate: float, **options: object) -> tuple[Pr
         rois=rois,
         ontology=builtin(),
         patch_ZYX=(16, 16, 16),
-        config=PredictConfig(gate=gate),
-        options=Options(skip_air=False, **options),  # type: ignore[arg-type]
+        config=PredictConfig(gate=gate, **options),  # type: ignore[arg-type]
+        options=Options(skip_air=False),
         roi_aware=RoiAware(Brightest(), [[0], [1]]),
     )
     return predictor, net

@@ -213,6 +213,21 @@ def test_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[st
     origin = json.loads((out / "prediction.json").read_text())
     assert (origin["overlap"], origin["mirror"], origin["mirror_ZYX"]) == (0.0, True, [False, True, True])
     assert "labels.json" in capsys.readouterr().out
+    strided = [
+        str(run.path),
+        "-i",
+        str(tmp_path / "images" / "a.nii.gz"),
+        "-o",
+        str(tmp_path / "s"),
+        "--stride",
+        "16",
+        "8",
+        "4",
+    ]
+    assert tyro.cli(Command, args=strided).run() == 0
+    assert json.loads((tmp_path / "s" / "prediction.json").read_text())["stride"] == [16, 8, 4]
+    with pytest.raises(UserError, match="--overlap and --stride both say how windows lie"):
+        tyro.cli(Command, args=[*strided, "--overlap", "0.5"]).run()
     bad = [str(run.path), "-i", str(tmp_path / "images"), "-o", str(out), "--overlap", "1.5"]
     with pytest.raises(UserError, match=r"overlap: input should be less than 1, found 1\.5"):
         tyro.cli(Command, args=bad).run()

@@ -98,6 +98,14 @@ def test_nested_rois_lie_in_their_layers() -> None:
     np.testing.assert_array_equal(found.flat(), np.where(volume.array > 0.8, 1, np.where(volume.array > 0.2, 2, 0)))
 
 
+def test_a_stride_says_where_windows_lie_and_must_not_leave_gaps() -> None:
+    strided = make_predictor(Threshold(0.5), config=PredictConfig(stride=(4, 8, 16), average="probabilities"))
+    assert strided.sliding.step_ZYX == (16, 8, 4)
+    assert strided.sliding.average == "probabilities"
+    with pytest.raises(UserError, match=r"predict\.stride = \[4, 17, 4\]: expected at most the patch \[16, 16, 16\]"):
+        make_predictor(Threshold(0.5), config=PredictConfig(stride=(4, 17, 4)))
+
+
 def test_networks_are_averaged_as_probabilities() -> None:
     volume = sphere_volume("RAS", (1.5, 1.5, 1.5), (0, 0, 0))
     predictor = make_predictor(

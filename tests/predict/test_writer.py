@@ -10,6 +10,7 @@ from stand_ins import Threshold, make_plan, make_predictor
 from gleanseg.config import PredictConfig
 from gleanseg.data import images
 from gleanseg.data.manifest import Channel, Manifest
+from gleanseg.data.plan import LabelBox
 from gleanseg.errors import UserError
 from gleanseg.evaluate.predictions import Predictions
 from gleanseg.predict.predictor import Options, Predictor
@@ -204,6 +205,26 @@ def test_a_split_of_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="set: no case with split = 'validation' to predict"):
         manifest_items(held, split="validation")
     assert [item.id for item in manifest_items(held)] == ["a", "b", "c"]
+
+
+def test_a_crop_around_labels_reads_those_of_the_manifest_and_says_so(tmp_path: Path) -> None:
+    source = save_nifti(tmp_path / "a.nii.gz", np.ones((18, 20, 24), np.float32), np.eye(4))
+    marked = np.zeros((18, 20, 24), np.uint8)
+    marked[8, 9:12, 10:13] = 1
+    case = {"id": "a", "split": "test", "images": ("a.nii.gz",), "annotated": ("liver",), "values": {1: ("liver",)}}
+    labels = save_nifti(tmp_path / "seg.nii.gz", marked, np.eye(4)).name
+    channels = ({"name": "mr", "modality": "MR"},)
+    held = Manifest(name="set", rois=("liver",), channels=channels, cases=(case | {"labels": labels},), root=tmp_path)
+    plan = make_plan(("liver",), spacing_ZYX_mm=(1.0, 1.0, 1.0), crop=LabelBox(margin=2, least=0))
+    predictor = make_predictor(Threshold(0.5), plan=plan)
+    predict_manifest(predictor, held, tmp_path / "out", split="test")
+    found = np.asanyarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj).T > 0
+    expected = np.zeros_like(found)
+    expected[:, 7:13, 8:14] = True  # all rows; the upper bound is the last voxel + the margin, as published
+    np.testing.assert_array_equal(found, expected)
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["reads_labels"] is True
+    with pytest.raises(UserError, match=r"a\.nii\.gz: prepare\.crop = 'labels' cuts around labels"):
+        write_predictions(predictor, file_items(source), tmp_path / "other")
 
 
 def test_channels_are_matched_by_name(tmp_path: Path) -> None:

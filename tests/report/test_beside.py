@@ -1,89 +1,78 @@
-"""Pictures of runs beside each other."""
+"""Runs side by side: which cases are shown, what stands in which column, and what is refused."""
 
-import io
 import json
+import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from gleanseg.cli.main import main
-from gleanseg.report.beside import beside, typical
-from gleanseg.report.results import load_results
-from gleanseg.report.sheet import size_px
-
-SMALL = ["--width", "90", "--rois", "liver"]
+from gleanseg.errors import UserError
+from gleanseg.evaluate.evaluation import Evaluation
+from gleanseg.report.html import write_report
 
 
-def pixels(picture: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+@pytest.fixture
+def two_runs(made_run: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A run, and one that missed the right kidney of one case."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for run in (ours, theirs):
+        shutil.copytree(made_run, run, ignore=shutil.ignore_patterns("report.html"))
+    path = theirs / "evaluation" / "test.json"
+    found = json.loads(path.read_text())
+    for row in found["rows"]:
+        if row[:3] == ["patient_016", "kidney_right", "dice"]:
+            row[3] = 0.0
+    path.write_text(json.dumps(found))
+    assert Evaluation.load(path).cases
+    return ours, theirs
 
 
-def test_the_command_draws_reference_and_runs(made_run: Path, tmp_path: Path, copy_run: Callable[..., Path]) -> None:
-    other = copy_run("evaluation")
-    out = tmp_path / "p.png"
-    flags = ["picture", str(made_run), str(other), "-o", str(out), *SMALL, "--cases", "patient_018"]
-    assert main(flags) == 0
-    two = pixels(out.read_bytes())
-    assert main([*flags, "--names", "mean teacher", "ours"]) == 0
-    assert (pixels(out.read_bytes()) != two).any()
-    column = 90 + 8
-    assert two.shape[1] == 28 + 3 * column
-    # Both runs predict the same, and the reference is another: columns 2 and 3 are alike below their heads, 1 is not.
-    of = [two[40:200, 28 + k * column : 28 + k * column + 90] for k in range(3)]
-    assert (of[1] == of[2]).all()
-    assert (of[0] != of[1]).mean() > 0.02
-    assert main([*flags, "--azimuth", "120"]) == 0
-    turned = pixels(out.read_bytes())
-    assert turned[:40].shape[0] == 40
-    assert turned.shape != two.shape or (turned != two).any()
+def section(text: str) -> str:
+    found = re.search(r'<section id="beside">.*?</section>', text, re.DOTALL)
+    assert found is not None
+    return found[0]
 
 
-def test_without_cases_worst_middle_and_best_are_shown(made_run: Path) -> None:
-    results = load_results(made_run / "evaluation" / "test.json")
-    names = sorted(results.cases)
-    shown = typical(names, results)
-    order = [results.case_mean(case) for case in shown]
-    assert order == sorted(order)
-    assert (order[0], order[-1]) == (min(map(results.case_mean, names)), max(map(results.case_mean, names)))
-    assert typical(names, None) == names[:3]  # nobody can pick the nicest
-    assert typical(names[:2], results) == names[:2]
-    one, three = (pixels(beside([made_run], cases=cases, rois=["spleen"], width_px=60)) for cases in ([shown[0]], []))
-    assert three.shape[0] > 2 * one.shape[0]
+def test_the_case_that_differs_comes_first_and_columns_are_named(two_runs: tuple[Path, Path]) -> None:
+    ours, theirs = two_runs
+    shown = section(write_report(ours, others=[theirs]).read_text())
+    rows = re.findall(r'<figure class="overlay">.*?</figure>', shown, re.DOTALL)
+    assert len(rows) == 5
+    assert "patient_016" in rows[0]
+    assert "right kidney" in rows[0]
+    columns = re.findall(r'<div class="slot".*?class="plane">(.*?)</div>', rows[0], re.DOTALL)
+    assert [re.sub("<.*?>", "", column).split()[0] for column in columns] == ["Reference", "ours", "theirs"]
+    assert columns[2].endswith("Dice 0.000")
+    reference, *predicted = re.findall(r"<svg .*?</svg>", rows[0], re.DOTALL)
+    assert "right, reference" in reference
+    assert "prediction</title>" not in reference
+    assert all("kidney_right, prediction</title>" in svg for svg in predicted)
+    assert len({re.search(r"axial slice \d+", svg)[0] for svg in (reference, *predicted)}) == 1  # type: ignore[index]
 
 
-def test_pictures_fit_their_column() -> None:
-    assert size_px((200.0, 100.0), 90) == (90, 45)
-    assert size_px((50.0, 100.0), 90) == (45, 90)
+def test_runs_that_were_not_scored_are_shown_too(two_runs: tuple[Path, Path]) -> None:
+    ours, theirs = two_runs
+    shutil.rmtree(theirs / "evaluation")
+    shown = section(write_report(ours, others=[theirs]).read_text())
+    assert "the first by name" in shown
+    assert shown.index("patient_015") < shown.index("patient_016")
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--names", "one", "two"], "2 names for 1 runs; expected one each"),
-        (["--cases", "patient_18"], "case 'patient_18': not in the test predictions of all runs; did you mean"),
-        (["--rois", "livr"], "ROI 'livr': not in all of the runs; did you mean 'liver'?"),
-        (["--split", "validation"], "no predictions; run `gleanseg predict"),
-        (["--width", "9"], "--width 9: expected at least 50 pixels"),
-        (["-o", "nowhere/p.png"], "does not exist; make it first"),
-    ],
-)
-def test_mistakes(
-    flags: list[str], said: str, made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_refuses_a_run_without_predictions(
+    two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = [] if "-o" in flags else ["-o", str(tmp_path / "p.png")]
-    assert main(["picture", str(made_run), *out, *flags]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "p.png").exists()
+    ours, theirs = two_runs
+    shutil.rmtree(theirs / "predictions")
+    assert main(["report", str(ours), "--beside", str(theirs)]) == 2
+    assert "theirs/predictions/test: no such folder" in capsys.readouterr().err
+    assert not (ours / "report.html").exists()
 
 
-def test_runs_of_another_manifest(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(made_run, other)
-    info = json.loads((other / "run.json").read_text())
-    (other / "run.json").write_text(json.dumps({**info, "manifest_digest": "0" * 64}))
-    assert main(["picture", str(made_run), str(other), "-o", str(tmp_path / "p.png")]) == 2
-    assert "was trained on another manifest than" in capsys.readouterr().err
+def test_runs_with_no_case_in_common_are_refused(two_runs: tuple[Path, Path]) -> None:
+    ours, theirs = two_runs
+    for path in (theirs / "predictions" / "test").rglob("*.nii.gz"):
+        path.rename(path.with_name(f"other_{path.name}"))
+    with pytest.raises(UserError, match="no predicted case of the test split in common"):
+        write_report(ours, others=[theirs])

@@ -61,7 +61,9 @@ def test_stages_empty_charts_and_single_points():
 def test_legend_names_only_named_lines():
     both = line_chart([Series("a", [0, 1], [0.0, 1.0]), Series("b", [0, 1], [1.0, 0.0], 1)], label="x")
     assert both.count("<li>") == 2
-    assert "<li>" not in line_chart([Series("", [0, 1], [0.0, 1.0]), Series("b", [0, 1], [1.0, 0.0])], label="x")
+    main = Series("b", [0, 1], [1.0, 0.0], 0, "main")
+    assert "<li>" not in line_chart([Series("", [0, 1], [0.0, 1.0]), main], label="x")
+    assert "<li>" in line_chart([Series("only some", [0, 1], [0.0, 1.0])], label="x"), "the title does not say which"
 
 
 def test_interval_plot_places_mean_and_interval():

@@ -209,7 +209,8 @@ def test_the_published_table_of_mots() -> None:
 @pytest.mark.parametrize(
     ("method", "row"),
     [
-        ('name = "supervised"', "baseline"),
+        ('name = "supervised"\n[head]\nname = "dynamic"', "baseline"),
+        ('name = "supervised"', None),
         ('name = "mean_teacher"', "mean_teacher"),
         ('name = "latent_class"', "latent_class"),
         ('name = "latent_class"\nw_mse = 0.0', "without_mse"),

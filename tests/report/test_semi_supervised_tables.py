@@ -9,14 +9,15 @@ from made_finished import TEST, make_finished
 
 from gleanseg.cli.main import main
 from gleanseg.config import Recipe
+from gleanseg.data.sources.published import published
 from gleanseg.errors import UserError
-from gleanseg.report.finished import find_row, own_name
+from gleanseg.report.finished import digest_of, find_row, own_name
 from gleanseg.report.paper_tables import Comparison, compare_with_paper
 from gleanseg.report.papers import PaperTable, table_names
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MAIN = ("left-atrium", "pancreas-ct", "brats19")
-TRAIN80, TEST20 = [f"a{i}" for i in range(80)], [f"t{i:02d}" for i in range(20)]
+TRAIN80, TEST20 = (list(published("la")[split]) for split in ("train", "test"))
 VNET = '[network]\nname = "vnet"\n'
 TEXT = '[text]\nknowledge = ["left_atrium"]\nbeta = 0.1\n'
 
@@ -58,6 +59,24 @@ def test_published_tables(name: str) -> None:
             assert not jaccard < 100 * dice / (200 - dice) - 0.6
 
 
+@pytest.mark.parametrize(("name", "source", "form", "sizes"), [
+    ("left-atrium", "la", "{}", (80, 20)),
+    ("pancreas-ct", "pancreas_ct", "PANCREAS_{:04d}", (62, 20)),
+    ("brats19", "brats19", "{}", (275, 60)),
+])  # fmt: skip
+def test_splits_are_those_of_the_lists(name: str, source: str, form: str, sizes: tuple[int, int]) -> None:
+    table, lists = PaperTable.load(name), published(source, form)
+    train = [*lists["train"], *lists.get("validation", ())]
+    assert (len(train), len(lists["test"])) == sizes
+    assert table.split is not None
+    assert (table.split.train, table.split.test) == (digest_of(train), digest_of(lists["test"]))
+    assert {int(n) for n in table.split.labelled} == {row.labelled for row in table.row}
+    for number, wanted in table.split.labelled.items():
+        assert wanted == digest_of(lists["train"][: int(number)])
+    if name != "brats19":
+        assert PaperTable.load(f"{name}-ablation").split == table.split
+
+
 def test_some_published_numbers() -> None:
     rows = {(name, row.id): row for name in MAIN for row in PaperTable.load(name).row}
     assert rows["left-atrium", "llm_segnet-8"].values == (91.45, 84.31, 4.66, 1.62)
@@ -75,7 +94,10 @@ def test_each_row_finds_itself_from_its_recipe() -> None:
                 recipe = Recipe.load(path, overrides=row.overrides())
                 assert find_row(recipe, table, num_labelled=row.labelled or 0) == row
                 checked.append(name)
-    assert checked.count("mots") == 5
+    assert {name: checked.count(name) for name in checked} == {
+        "brats19": 6, "left-atrium": 6, "left-atrium-ablation": 14, "mots": 5, "pancreas-ct": 6,
+        "pancreas-ct-ablation": 14,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["left-atrium-ablation", "pancreas-ct-ablation"])
@@ -122,7 +144,7 @@ def test_rows_are_tested_against_the_reference_and_the_best_other(tmp_path: Path
     assert row.runs[0]["trained_by"] == {"version": "0.1.0", "commit": "c" * 40}
 
 
-def test_a_single_case_decides_nothing(tmp_path: Path) -> None:
+def test_a_single_case_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.toml").write_text(
         'title = "t"\npaper = "p"\nprotocol = "ssl3d"\n'
         '[[column]]\nroi = "left_atrium"\nmetric = "hd95"\nhead = "95HD"\n'
@@ -135,6 +157,10 @@ def test_a_single_case_decides_nothing(tmp_path: Path) -> None:
         make_finished(runs / "b", method='name = "mean_teacher"', test=TEST[:number], hd95=7.0)
         found = compare_with_paper(table, runs)
         assert ours(found, "mean_teacher, 2 labelled") == [(verdict, "reference", "s")]
+        assert main(["bench", str(tmp_path / "own.toml"), "--runs", str(runs)]) == 0
+        told = capsys.readouterr().out
+        assert "split not checked the published lists of own are not known" in " ".join(told.split())
+        assert ("one case" in told) == (number == 1)
 
 
 def test_without_a_known_split_runs_must_share_their_cases(tmp_path: Path) -> None:
@@ -146,7 +172,9 @@ def test_without_a_known_split_runs_must_share_their_cases(tmp_path: Path) -> No
     other = [*TEST20[1:], "t99"]
     make_finished(tmp_path / "d", method='name = "mean_teacher"', labelled=4, train=TRAIN80, test=other, more=VNET)
     make_finished(tmp_path / "e", method='name = "mean_teacher"', labelled=4, train=TRAIN80, test=TEST20, more=VNET)
-    found = compare_with_paper(PaperTable.load("left-atrium"), tmp_path)
+    table = PaperTable.load("left-atrium")
+    assert len(compare_with_paper(table, tmp_path).refused) == 3
+    found = compare_with_paper(table.model_copy(update={"split": None}), tmp_path)
     told = [line.split(": ", 1) for line in found.refused]
     assert [(Path(path).name, text.split(" others")[0]) for path, text in told] == [
         ("b", "its labelled cases are"), ("c", "its train cases are"), ("d", "its test cases are"),
@@ -171,7 +199,7 @@ def test_filters_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not any(line.startswith("UA-MT") for line in lines)
     assert any(line.startswith("LLM-SegNet (8 labelled) beats reference supervised (8 labelled) +") for line in lines)
     assert any(line.startswith("llm_segnet, 8 labelled, method.t1 = 0.8 ours ssl3d ") for line in lines)
-    assert "split not checked" in told
+    assert "split not checked" not in told
     data = json.loads((tmp_path / "left-atrium.json").read_text())
     assert {row["labelled"] for row in data["rows"]} == {4, 8}  # the file holds all
     assert "uamt" in {row["method"] for row in data["rows"]}

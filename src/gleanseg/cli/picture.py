@@ -39,7 +39,7 @@ class Command:
         """Draw it."""
         from gleanseg.cli.progress import console
         from gleanseg.errors import UserError
-        from gleanseg.report.beside import beside
+        from gleanseg.report.picture import picture
         from gleanseg.report.surfaces import Camera
 
         if not self.runs:
@@ -49,10 +49,10 @@ class Command:
         if not self.out.parent.is_dir():
             raise UserError(f"{self.out}: the folder {self.out.parent} does not exist; make it first")
         camera = Camera(self.azimuth, self.elevation)
-        picture = beside(
+        drawn = picture(
             self.runs, names=self.names, cases=self.cases, rois=self.rois, split=self.split, camera=camera,
             width_px=self.width,
         )  # fmt: skip
-        self.out.write_bytes(picture)
+        self.out.write_bytes(drawn)
         console.print(f"[bold]picture[/bold] {self.out}")
         return 0

@@ -32,6 +32,8 @@ class Command:
     """Which of the method's networks, or average of them. Default: the method's first."""
     overlap: float | None = None
     """Part of a window that its neighbor shares, 0 to below 1. Default: the recipe's."""
+    stride: tuple[int, int, int] | None = None
+    """Voxels x, y, z from one window to the next, in place of --overlap. Default: the recipe's."""
     window_batch: int | None = None
     """Windows per forward pass. Default: the recipe's."""
     mirror: tuple[Literal["x", "y", "z"], ...] = ()
@@ -60,6 +62,7 @@ class Command:
         """Predict."""
         from gleanseg.cli.progress import bar, console
         from gleanseg.config import PredictConfig, validate
+        from gleanseg.errors import UserError
         from gleanseg.predict.inputs import predict_inputs
         from gleanseg.predict.predictor import Options, Predictor
         from gleanseg.run.folder import Run
@@ -67,12 +70,17 @@ class Command:
         opened = Run.open(self.folder)
         changes: dict[str, Any] = {
             "overlap": self.overlap,
+            "stride": self.stride,
             "window_batch": self.window_batch,
             "gate": self.gate,
             "mirror": True if self.mirror else None,
             "keep_largest": tuple(opened.ontology.find(roi).id for roi in self.keep_largest) or None,
         }
         recipe = opened.recipe.predict.model_dump()
+        if self.overlap is not None:
+            if self.stride is not None:
+                raise UserError("--overlap and --stride both say how windows lie; give one of them")
+            recipe["stride"] = None
         given = {key: value for key, value in changes.items() if value is not None}
         options = Options(
             mirror_ZYX=("z" in self.mirror, "y" in self.mirror, "x" in self.mirror) if self.mirror else None,

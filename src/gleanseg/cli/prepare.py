@@ -13,6 +13,7 @@ class Command:
 
     Finished cases are kept: after an interruption, or with new cases in the manifest, the same command goes on from
     there. 'gleanseg train' does this by itself when needed.
+
     Example: gleanseg prepare recipes/smoke/supervised.toml --workers 4
     """
 
@@ -38,7 +39,7 @@ class Command:
         spacing = " x ".join(f"{mm:g}" for mm in reversed(plan.spacing_ZYX_mm))
         treatments = ", ".join(
             f"{channel.name} {intensity.kind}"
-            + (f" [{intensity.low:g}, {intensity.high:g}] HU" if intensity.kind == "ct_window" else "")
+            + (f" [{intensity.low:g}, {intensity.high:g}] HU" if "window" in intensity.kind else "")
             for channel, intensity in zip(plan.channels, plan.intensity, strict=True)
         )
         console.print(f"[bold]store[/bold] {store.path}: {len(store.ids)} cases, {len(store.rois)} ROIs")

@@ -1,4 +1,4 @@
-"""``gleanseg text``: tables of text vectors, one per ROI, and what is in them."""
+"""``gleanseg text``: vectors of ROIs and of texts about a task, and what is in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,25 +6,32 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from gleanseg.cli.knowledge import Generate
+
 if TYPE_CHECKING:
     from gleanseg.rois.ontology import Ontology
+    from gleanseg.text.encoders.encoder import Encoder
     from gleanseg.text.table import Table
 
 _MOST_PAIRS = 5
 _MOST_ROWS = 12
+_DEFAULT_TEMPLATE = "image_of"
+_TABLES = ("minilm-ct", "minilm-mr")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode the prompts of ROIs and write a table that training loads.
+    """Encode the prompts of ROIs, or with --knowledge the responses of texts, and write a file that training loads.
 
     Example: gleanseg text encode --encoder biomedclip --model-path BiomedCLIP -o biomedclip.safetensors
 
-    Without --manifest and --rois the table holds all built-in ROIs.
+    Without --manifest, --rois and --knowledge the table holds all built-in ROIs.
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Table to write (.safetensors)."""
+    """File to write (.safetensors)."""
+    knowledge: tuple[str, ...] = ()
+    """Encode these texts about a task: names such as left_atrium, JSON files of gleanseg text generate, or all."""
     encoder: str = "minilm"
     """minilm (needs no network), biomedclip, bert or pubmedbert."""
     model_path: Path | None = None
@@ -35,7 +42,7 @@ class Encode:
     """Encode the ROIs of this manifest, with those that it declares."""
     rois: tuple[str, ...] = ()
     """Encode these ROI ids only."""
-    template: str = "image_of"
+    template: str = _DEFAULT_TEMPLATE
     """image_of, bare, photo, there_is, scan, or a text with {x} for the ROI."""
     modality: Literal["CT", "MR"] | None = None
     """What prompts speak of. Default: the modality of the manifest's first channel, else CT."""
@@ -44,25 +51,28 @@ class Encode:
     center: bool = False
     """Subtract the mean row of all built-in ROIs. Training does it when it loads the table, if it is not done here."""
     normalize: bool = True
-    """Give every row length 1."""
+    """Rows get length 1, or with this flag off the length that the encoder gives."""
     half: bool = False
     """Write half precision."""
 
     def run(self) -> int:
         """Encode, save and show."""
+        from gleanseg.cli.knowledge import encode_knowledge
         from gleanseg.errors import UserError
-        from gleanseg.text.encoders import build_encoder
         from gleanseg.text.prompts import prompts_of, template_named
         from gleanseg.text.table import Table
 
         if self.out.is_dir():
             raise UserError(f"{self.out}: a folder; name the file to write, such as {self.out / 'table.safetensors'}")
+        if self.knowledge:
+            self._knowledge_alone()
+            encode_knowledge(self._encoder(), self.knowledge, self.out, normalize=self.normalize, half=self.half)
+            return 0
         template_named(self.template)
         ontology, ids, modality = self._wanted()
         prompts = prompts_of([ontology[id] for id in ids], template=self.template, modality=modality)
-        encoder = build_encoder(self.encoder, model_path=self.model_path, pooling=self.pooling, revision=self.revision)
         table = Table.make(
-            encoder,
+            self._encoder(),
             {id: [prompt] for id, prompt in prompts.items()},
             template=self.template,
             modality=modality,
@@ -72,6 +82,26 @@ class Encode:
         table.save(self.out, half=self.half)
         show_table(table, self.out)
         return 0
+
+    def _encoder(self) -> "Encoder":
+        from gleanseg.text.encoders import build_encoder
+
+        return build_encoder(self.encoder, model_path=self.model_path, pooling=self.pooling, revision=self.revision)
+
+    def _knowledge_alone(self) -> None:
+        """Refuse what says something of ROIs only."""
+        from gleanseg.errors import UserError
+
+        given = {
+            "--manifest": self.manifest is not None,
+            "--rois": bool(self.rois),
+            "--template": self.template != _DEFAULT_TEMPLATE,
+            "--modality": self.modality is not None,
+            "--center": self.center,
+        }
+        for flag, is_given in given.items():
+            if is_given:
+                raise UserError(f"{flag}: is about prompts of ROIs; leave it out beside --knowledge")
 
     def _wanted(self) -> "tuple[Ontology, tuple[str, ...], str]":
         """Ontology, ROI ids and modality."""
@@ -89,32 +119,52 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Tell what a table holds, how it was made, and how alike its rows are."""
+    """Tell what a table, a file of vectors or a text holds, how it was made, and how alike its rows are.
 
-    table: tyro.conf.Positional[Path]
-    """Table of gleanseg text encode; or minilm-ct, minilm-mr for those that gleanseg ships."""
+    Exits with 1 for a text with responses that are too few, too short, alike or refusals.
+    """
+
+    what: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE|NAME")]
+    """File of gleanseg text encode or gleanseg text generate; or the name of what gleanseg ships: minilm-ct, minilm-mr,
+    or a text such as left_atrium."""
 
     def run(self) -> int:
         """Load and show."""
+        from gleanseg.cli.knowledge import show_text, show_vectors
+        from gleanseg.errors import UserError, nearest
         from gleanseg.text.sources import shipped
         from gleanseg.text.table import Table
+        from gleanseg.text.texts import shipped_texts, text_named
+        from gleanseg.text.vectors import Vectors
 
-        name = str(self.table)
-        if name in ("minilm-ct", "minilm-mr") and not self.table.exists():
-            show_table(shipped(name.removeprefix("minilm-").upper()), self.table)
+        name = str(self.what)
+        if self.what.suffix == ".json" or name in shipped_texts():
+            return 1 if show_text(text_named(name), self.what) else 0
+        if name in _TABLES and not self.what.exists():
+            show_table(shipped(name.removeprefix("minilm-").upper()), self.what)
+        elif not self.what.suffix and not self.what.exists():
+            near = nearest(name, (*_TABLES, *shipped_texts()))
+            raise UserError(f"{name}: no such table, file of vectors or text{near}")
+        elif Vectors.is_in(self.what):
+            show_vectors(Vectors.load(self.what), self.what)
         else:
-            show_table(Table.load(self.table), self.table)
+            show_table(Table.load(self.what), self.what)
         return 0
 
 
-Choice = Annotated[Encode, tyro.conf.subcommand("encode")] | Annotated[Show, tyro.conf.subcommand("show")]
+Choice = (
+    Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make or show a table of text vectors, one per ROI, for text-conditioned networks (gleanseg text show minilm-ct).
+    """Make or show what text-conditioned networks are told: a vector per ROI, or texts about the task.
 
-    Training needs none of this for built-in ROIs: their vectors come with gleanseg.
+    Training needs none of this for built-in ROIs and for the texts that gleanseg ships: their vectors come with it
+    (gleanseg text show minilm-ct, gleanseg text show left_atrium).
     """
 
     what: tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[Choice]]

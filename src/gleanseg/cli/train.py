@@ -12,6 +12,7 @@ class Command:
     """Train a recipe. The run folder holds all that is needed to resume, predict and report.
 
     The manifest's volumes are prepared first when they are not yet.
+
     Example: gleanseg train recipes/smoke/supervised.toml -o runs/first --override train.steps=50
     """
 

@@ -7,7 +7,7 @@ Strengths follow nnU-Net (Isensee et al., Nature Methods 2021, supplement 4).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from gleanseg.config import AugmentConfig
 
+T = TypeVar("T")
+
 
 class Draw(NamedTuple):
     """What was drawn for one patch; replaying it gives the same patch.
@@ -25,6 +27,7 @@ class Draw(NamedTuple):
         angles: rotation about the z, y and x axis in radians.
         zoom: factor above 1 shows the anatomy larger.
         flips: axes (Z, Y, X) that are mirrored.
+        quarters: quarter turns about the z axis, before the flips; voxels stay voxels.
         scale: factor of all intensities.
         shift: added to all intensities, in standard deviations.
         noise: standard deviation of Gaussian noise (strong).
@@ -48,11 +51,17 @@ class Draw(NamedTuple):
     low_resolution: float = 1.0
     gamma: float = 1.0
     invert: bool = False
+    quarters: int = 0
 
     @property
     def moves(self) -> bool:
         """Whether voxels must be interpolated."""
         return self.angles != (0.0, 0.0, 0.0) or self.zoom != 1.0
+
+    def turned(self, zyx: tuple[T, T, T]) -> tuple[T, T, T]:
+        """What belongs to Z, Y, X on one side of the quarter turns, for the axes on the other side."""
+        z, y, x = zyx
+        return (z, x, y) if self.quarters % 2 else (z, y, x)
 
     def matrix(self, spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
         """3 x 3 map from offsets on the target grid to offsets on the source grid (both Z Y X voxels).
@@ -71,7 +80,8 @@ class Draw(NamedTuple):
 
     def reach(self, patch_ZYX: NDArray[np.int64], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
         """How far from its centre the source of a patch extends, in voxels (Z, Y, X)."""
-        half = (patch_ZYX - 1) / 2
+        z, y, x = ((patch_ZYX - 1) / 2).tolist()
+        half: NDArray[np.float64] = np.array(self.turned((z, y, x)))
         if not self.moves:
             return half
         reach: NDArray[np.float64] = np.abs(self.matrix(spacing_mm)) @ half
@@ -110,6 +120,8 @@ def draw(rng: np.random.Generator, config: AugmentConfig, *, mirror_ZYX: tuple[b
         low_resolution=maybe(19, 0.25, 0.5, 1.0, otherwise=1.0, on=strong),
         gamma=maybe(21, 0.3, 0.7, 1.5, otherwise=1.0, on=strong),
         invert=bool(u[23] < 1 / 3),
+        # A draw of its own, so that recipes without it keep the patches they had.
+        quarters=int(rng.integers(4)) if config.rotate90 else 0,
     )
 
 
@@ -122,13 +134,16 @@ def move(
     *,
     nearest: bool,
 ) -> Tensor:
-    """Cut a patch out of a C Z Y X source, rotated and zoomed about ``center``, then flipped; 0 outside the source."""
+    """Cut a patch out of a C Z Y X source, rotated and zoomed about ``center``, turned, flipped; 0 outside of it."""
+    cut_ZYX = drawn.turned(size_ZYX)
     if drawn.moves:
-        patch = _interpolate(source, center, size_ZYX, drawn.matrix(spacing_mm), nearest=nearest)
+        patch = _interpolate(source, center, cut_ZYX, drawn.matrix(spacing_mm), nearest=nearest)
     else:
-        start = [round(float(c - (s - 1) / 2)) for c, s in zip(center, size_ZYX, strict=True)]
-        z, y, x = (slice(a, a + s) for a, s in zip(start, size_ZYX, strict=True))
+        start = [round(float(c - (s - 1) / 2)) for c, s in zip(center, cut_ZYX, strict=True)]
+        z, y, x = (slice(a, a + s) for a, s in zip(start, cut_ZYX, strict=True))
         patch = source[:, z, y, x]
+    if drawn.quarters:
+        patch = patch.rot90(drawn.quarters, (2, 3))
     flipped = [axis + 1 for axis, flip in enumerate(drawn.flips) if flip]
     return patch.flip(flipped) if flipped else patch
 

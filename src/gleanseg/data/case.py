@@ -1,9 +1,10 @@
 """A case of a manifest, and the three states of an ROI in it."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 Split = Literal["train", "validation", "test"]
 
@@ -46,6 +47,8 @@ class Case(Strict):
         absent: ROIs that are certainly nowhere in the image.
         ignore: label value of voxels that nobody judged.
         spacing_mm: x, y, z; only for files without geometry (h5).
+        labels_follow: what of the labels' headers places them: the whole ``position``, which must be the image's, or
+            the ``orientation`` alone, for labels that hold the image's voxels but not where the image lies.
     """
 
     id: str
@@ -58,6 +61,15 @@ class Case(Strict):
     absent: tuple[str, ...] = ()
     ignore: int | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    labels_follow: Literal["position", "orientation"] = "position"
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leaves the usual ``labels_follow`` out, so that manifests without the key keep their digests."""
+        data = dump(self)
+        if self.labels_follow == "position":
+            data.pop("labels_follow", None)
+        return data
 
     def label_files(self) -> tuple[str, ...]:
         """Names of the label files, as written in the manifest."""

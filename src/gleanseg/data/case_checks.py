@@ -6,7 +6,7 @@ from gleanseg.data.facts import Facts, ImageFacts, LabelFacts, Role
 from gleanseg.data.finding import Finding, error, note, warning
 from gleanseg.data.labels import MAX_SHIFT
 from gleanseg.data.manifest import Case, Manifest, State
-from gleanseg.data.volume import MAX_COSINE_NOISE, Grid
+from gleanseg.data.volume import MAX_COSINE_NOISE, Grid, laid_onto
 
 _MIN_SHIFT_MM = 1e-3
 _SHOWN = 6
@@ -101,7 +101,8 @@ def _axes(case: Case, grid: Grid) -> Iterator[Finding]:
 
 
 def _geometry(case: Case, name: str, label: LabelFacts, image: Grid, image_name: str) -> Iterator[Finding]:
-    yield from _compare(case, name, label.grid, image, image_name, "label")
+    grid = laid_onto(label.grid, image)[0] if case.labels_follow == "orientation" else label.grid
+    yield from _compare(case, name, grid, image, image_name, "label")
     if label.channels != 1:
         yield error(
             "label-channels",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gleanseg.data import images
 from gleanseg.data.manifest import Case, Manifest, State
-from gleanseg.data.volume import Grid, Volume
+from gleanseg.data.volume import Grid, Volume, laid_onto
 from gleanseg.errors import UserError
 
 MAX_SHIFT = 0.1
@@ -130,6 +130,10 @@ def _read_on(manifest: Manifest, name: str, case: Case, grid: Grid) -> NDArray[A
     volume = images.read(manifest.path(name), spacing_mm=case.spacing_mm)
     if volume.array.ndim == 4:
         raise UserError(f"{volume.source}: holds {volume.num_channels} channels, expected one label map; split it")
+    if case.labels_follow == "orientation":
+        laid, there, back = laid_onto(volume.grid, grid)
+        turned = np.ascontiguousarray(back.undo(there.apply(volume.array)))
+        volume = volume._replace(array=turned, grid=laid)
     _check_grid(volume.grid, grid, volume.source, manifest.path(case.images[0]))
     if volume.array.dtype.kind == "f":
         whole: NDArray[Any] = np.rint(volume.array)

@@ -105,7 +105,7 @@ def collate(
         known=torch.from_numpy(np.stack([p.known for p in patches])).to(device),
         valid=valid,
         key=torch.tensor([p.key for p in patches], device=device),
-        spacing_mm=torch.tensor([p.spacing_mm for p in patches], device=device, dtype=torch.float32),
+        spacing_mm=torch.tensor([p.draw.turned(p.spacing_mm) for p in patches], device=device, dtype=torch.float32),
         num_labelled=num_labelled,
     )
 

@@ -26,6 +26,7 @@ _MAX_VOXELS = 10_000  # sampled per case
 _COARSE = 3.0  # an axis this much coarser than the finest is a stack of thick slices
 _MANY_ZEROS = 0.25  # share of exact zeros above which the background was removed
 _AIR_HU = -500.0
+_MEASURED = ("auto", "ct", "zscore")  # intensities that depend on the training cases
 T = TypeVar("T")
 
 
@@ -34,17 +35,37 @@ class Intensity(BaseModel):
 
     ``ct_window`` clips to [low, high] and then subtracts ``mean`` and divides by ``std``, both of the whole training
     set; ``zscore`` uses each case's own mean and standard deviation, of its nonzero voxels only when ``nonzero`` (the
-    others become 0); ``none`` leaves values alone.
+    others become 0); ``none`` leaves values alone. Of published benchmarks: ``volume_zscore`` uses mean and standard
+    deviation of the volume before cropping; ``window_zscore`` clips to [low, high] first; ``brain_zscore`` clips at the
+    gray level below which 99.9 % of the voxels lie, and uses those of the voxels above 0 for all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["ct_window", "zscore", "none"]
+    kind: Literal["ct_window", "zscore", "none", "volume_zscore", "window_zscore", "brain_zscore"]
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0
     std: float = 1.0
     nonzero: bool = False
+
+
+class LabelBox(BaseModel):
+    """Crop in x and y to the box of a case's labels; z stays whole. Reads the labels of test cases too.
+
+    Attributes:
+        margin: kept on each side, in voxels of the plan's spacing.
+        least: size that the box is filled up to before, half on each side.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["labels"] = "labels"
+    margin: int
+    least: int
+
+    def __str__(self) -> str:
+        return f"labels (also of test cases) + {self.margin} voxels"
 
 
 class Plan(BaseModel):
@@ -56,7 +77,7 @@ class Plan(BaseModel):
     spacing_ZYX_mm: tuple[float, float, float]
     intensity: tuple[Intensity, ...]
     resample: Literal["linear", "cubic"]
-    crop: Literal["none", "nonzero", "body"]
+    crop: Literal["none", "nonzero", "body"] | LabelBox
     orientation: Literal["RAS"] = "RAS"
     rois: tuple[str, ...]
     channels: tuple[Channel, ...]
@@ -143,18 +164,12 @@ def make_plan(manifest: Manifest, config: PrepareConfig, fingerprint: Fingerprin
         _intensity(channel, config, _at(fingerprint.foreground, c), _at(fingerprint.zeros, c))
         for c, channel in enumerate(manifest.channels)
     )
-    crop = config.crop
-    if crop == "auto":
-        if all(_is_ct(channel) for channel in manifest.channels):
-            crop = "body"
-        else:
-            crop = "nonzero" if fingerprint.zeros and min(fingerprint.zeros) > _MANY_ZEROS else "none"
     spacing = _auto_spacing(fingerprint.cases) if config.spacing == "auto" else config.spacing[::-1]
     return Plan(
         spacing_ZYX_mm=(_rounded(spacing[0]), _rounded(spacing[1]), _rounded(spacing[2])),
         intensity=intensity,
         resample=config.resample,
-        crop=crop,
+        crop=_crop(manifest, config, fingerprint),
         rois=manifest.rois,
         channels=manifest.channels,
     )
@@ -172,7 +187,7 @@ def plan(
     Raises:
         UserError: see ``measure``.
     """
-    voxels = config.intensity != "none" or config.crop == "auto"
+    voxels = config.intensity in _MEASURED or config.crop == "auto"
     return make_plan(manifest, config, measure(manifest, voxels=voxels, num_workers=num_workers, progress=progress))
 
 
@@ -198,14 +213,32 @@ def _auto_spacing(cases: Sequence[CaseShape]) -> tuple[float, float, float]:
     return float(z), float(y), float(x)
 
 
+def _crop(
+    manifest: Manifest, config: PrepareConfig, fingerprint: Fingerprint
+) -> Literal["none", "nonzero", "body"] | LabelBox:
+    if config.crop == "labels":
+        return LabelBox(margin=config.label_margin, least=config.label_least)
+    if config.crop != "auto":
+        return config.crop
+    if all(_is_ct(channel) for channel in manifest.channels):
+        return "body"
+    return "nonzero" if fingerprint.zeros and min(fingerprint.zeros) > _MANY_ZEROS else "none"
+
+
 def _intensity(
     channel: Channel, config: PrepareConfig, foreground: NDArray[np.float32] | None, zeros: float | None
 ) -> Intensity:
     if config.intensity == "none":
         return Intensity(kind="none")
-    if config.intensity == "window":
+    if config.intensity == "volume-zscore":
+        return Intensity(kind="volume_zscore")
+    if config.intensity == "brain-zscore":
+        return Intensity(kind="brain_zscore")
+    if config.intensity in ("window", "window-zscore"):
         assert config.window is not None, "checked with the recipe"
         low, high = config.window
+        if config.intensity == "window-zscore":
+            return Intensity(kind="window_zscore", low=low, high=high)
         return Intensity(kind="ct_window", low=low, high=high, mean=(low + high) / 2, std=(high - low) / 2)
     if config.intensity == "ct" or (config.intensity == "auto" and _is_ct(channel)):
         values = np.zeros(1, np.float32) if foreground is None or not len(foreground) else foreground

@@ -18,13 +18,14 @@ from gleanseg.config import PrepareConfig
 from gleanseg.data import images
 from gleanseg.data.bounded import bounded_map, num_cores
 from gleanseg.data.case import Case, State
+from gleanseg.data.crop import annotated_box
 from gleanseg.data.foreground import sample_foreground
 from gleanseg.data.labels import LabelMap, read_image, read_labels
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.plan import Plan, case_shape
 from gleanseg.data.plan import plan as settle
 from gleanseg.data.recode import code_dtype, compact, count_codes, resample_codes
-from gleanseg.data.standardize import Prepared, box_of, preprocess_image
+from gleanseg.data.standardize import Prepared, preprocess_image
 from gleanseg.data.store import Store, folder_name, read_case, write_index
 from gleanseg.data.store_files import (
     Head,
@@ -181,9 +182,7 @@ def _prepare_case(manifest: Manifest, case: Case, plan: Plan, out: Path, plan_di
     volume = read_image(manifest, case)
     content = images.content_hash(volume)
     labels = read_labels(manifest, case)
-    _, axes = images.grid_to_ras(volume.grid)
-    keep = None if labels is None else box_of(axes.apply(labels.codes) != 0)
-    prepared = preprocess_image(volume, plan, keep=keep)
+    prepared = preprocess_image(volume, plan, keep=annotated_box(labels))
     del volume
     image = _half(prepared.image, case)
     codes, table, ignore_code = _coded(labels, prepared, len(manifest.rois))

@@ -82,9 +82,14 @@ def select(store: Store, config: DataConfig) -> Selection:
     train = _hide_sites(cases["train"], config, rois)
     train = _hide_cases(train, config, store)
     if not train:
-        raise UserError("no training case: expected at least one case with split = 'train' in the manifest")
+        raise UserError(
+            f"{store.path}: no training case; expected at least one with split = 'train': set it in the manifest"
+        )
     if not any(case.annotated.any() for case in train):
-        raise UserError("no annotated training case: every ROI of the recipe is unknown in every training case")
+        raise UserError(
+            f"{store.path}: no annotated training case: every ROI of the recipe is unknown in every one; annotate "
+            "some in the manifest, or let [data] of the recipe show what there is"
+        )
     return Selection(tuple(rois), columns, tuple(train), tuple(cases["validation"]))
 
 
@@ -115,6 +120,15 @@ def _fold(cases: Sequence[Visible], config: DataConfig) -> dict[str, list[Visibl
     }
 
 
+def _why_not(case_id: str, candidates: Sequence[str], store: Store) -> str:
+    """Why a case cannot be among those that keep their labels."""
+    if case_id not in store.ids:
+        return f"is not in {store.path}{nearest(case_id, candidates)}"
+    if (split := store.split(case_id)) != "train":
+        return f"belongs to the {split} split; expected annotated training cases only: take it out of the list"
+    return "has no label of the run's ROIs; expected annotated training cases only: take it out of the list"
+
+
 def _hide_sites(train: Sequence[Visible], config: DataConfig, rois: Sequence[str]) -> list[Visible]:
     sites = {case.site for case in train}
     for site, kept in config.annotate.items():
@@ -141,10 +155,7 @@ def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store) -> l
     if isinstance(config.labelled, tuple):
         kept = set(config.labelled)
         for case_id in kept - set(candidates):
-            role = f"belongs to the {store.split(case_id)} split" if case_id in store.ids else "is not in the store"
-            raise UserError(
-                f"data.labelled: {case_id!r} {role}; expected annotated training cases{nearest(case_id, candidates)}"
-            )
+            raise UserError(f"data.labelled: case {case_id!r} {_why_not(case_id, candidates, store)}")
     else:
         number = config.labelled if isinstance(config.labelled, int) else round(config.labelled * len(candidates))
         if not 0 < number <= len(candidates):
@@ -152,8 +163,14 @@ def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store) -> l
                 f"data.labelled = {config.labelled}: expected 1 to {len(candidates)} cases, "
                 f"as many as have annotations in the training split"
             )
-        # A prefix of one permutation, so that 8 labelled cases contain the 4 of a smaller experiment.
-        order = np.random.default_rng(config.labelled_seed).permutation(len(candidates))
-        kept = {candidates[i] for i in order[:number]}
+        kept = set(_ordered(candidates, config, store)[:number])
     nothing = np.zeros(len(train[0].known), dtype=np.bool_)
     return [case if case.id in kept else case._replace(annotated=nothing, known=nothing) for case in train]
+
+
+def _ordered(candidates: Sequence[str], config: DataConfig, store: Store) -> list[str]:
+    """An order whose prefixes stay labelled, so that 8 labelled cases contain the 4 of a smaller experiment."""
+    if config.labelled_order == "first":
+        row = {id: i for i, id in enumerate(store.ids)}
+        return sorted(candidates, key=row.__getitem__)
+    return [candidates[i] for i in np.random.default_rng(config.labelled_seed).permutation(len(candidates))]

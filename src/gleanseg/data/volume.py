@@ -149,6 +149,21 @@ def grid_to_ras(grid: Grid) -> tuple[Grid, Axes]:
     return Grid(shape, grid.affine @ old_from_new), axes
 
 
+def laid_onto(grid: Grid, image: Grid) -> tuple[Grid, Axes, Axes]:
+    """A grid as if its first voxel, in the image's order of axes, were the image's: position and tilt are the image's.
+
+    Returns:
+        Shape and spacing of ``grid`` in the image's order at the image's place, and how to get there: the ``apply`` of
+        the first axes, then the ``undo`` of the second.
+    """
+    (ras, there), (_, back) = grid_to_ras(grid), grid_to_ras(image)
+    z, y, x = (back.order.index(axis) for axis in range(3))
+    spacing_ZYX_mm = ras.spacing_ZYX_mm
+    affine = image.affine.copy()
+    affine[:3, :3] *= np.array([spacing_ZYX_mm[x], spacing_ZYX_mm[y], spacing_ZYX_mm[z]]) / image.spacing_ZYX_mm[::-1]
+    return Grid((ras.shape_ZYX[z], ras.shape_ZYX[y], ras.shape_ZYX[x]), affine), there, back
+
+
 def native(array: NDArray[Any]) -> NDArray[Any]:
     """The array in the machine's byte order, C-contiguous, booleans as uint8 and without 16- or 64-bit floats."""
     if array.dtype.kind not in "biuf":

@@ -8,6 +8,7 @@ from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
 
+from gleanseg.config import Share
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.consistency import mse
 from gleanseg.losses.dice import pooled_dice
@@ -17,8 +18,6 @@ from gleanseg.parts.latent import Reduction, Routes, correctness, pair_weights, 
 from gleanseg.parts.method import Blueprint, Method, check_rois
 from gleanseg.parts.ramps import sigmoid_ramp
 from gleanseg.types import Batch, Monitor, Progress, Term, Views
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @final
@@ -34,7 +33,7 @@ class LatentClass(Method):
     Paper: Zhao et al., MICCAI 2024 (latent-class mining for partially labelled data).
     Deviations and choices where the paper is silent:
         1. The unlabelled terms rise over a share of the run; ``ramp = 0`` is literal.
-        2. The teacher's horizon is at most 10 % of a short run; the teacher is in evaluation mode and predicts.
+        2. The teacher's horizon is at most a share of the run; the teacher is in evaluation mode and predicts.
         3. Terms are means over voxels, then over the ROIs of a set, then over cases that have one (``reduction``).
     """
 
@@ -57,6 +56,7 @@ class LatentClass(Method):
         """What ROIs that are surely absent learn: the sharpened teacher, as published, or plain absence."""
         reduction: Reduction = "sample"
         alpha: float = 0.999
+        horizon: Share = 0.1  # of the run: what the teacher remembers at most; 1: alpha as published
         ramp: Share = 0.3
         rois_per_step: Annotated[int, Field(ge=0)] = 0
         """Of the ROIs that no row of a batch knows, at most so many a step; 0: all."""
@@ -112,7 +112,7 @@ class LatentClass(Method):
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student."""
-        alpha = capped_alpha(self.config.alpha, progress.total)
+        alpha = capped_alpha(self.config.alpha, progress.total, share=self.config.horizon)
         ema_update(self.teacher, self.student, warm_alpha(progress.step, alpha))
 
     def diagnose(self, present_BR: Bool[Tensor, "B R"], judged_BR: Bool[Tensor, "B R"]) -> dict[str, Monitor]:

@@ -70,15 +70,24 @@ def sources(rois: Sequence[str], outputs: Sequence[str], ontology: Ontology, *, 
     return found
 
 
-def _source(id: str, index: dict[str, int], ontology: Ontology, tumors: Tumors) -> list[int]:
+def inherits(roi: str, outputs: Sequence[str], ontology: Ontology) -> bool:
+    """Whether an ROI's score, with its own preferred, is that of what it is found in: absence follows, presence not."""
+    index = {id: i for i, id in enumerate(outputs)}
+    return roi not in index and any(_source(place, index, ontology, "own") for place in _places(roi, ontology))
+
+
+def _places(id: str, ontology: Ontology) -> list[str]:
     roi = ontology[id]
-    places = list(roi.found_in) or ([roi.part_of] if roi.part_of else [])
-    inherited = sorted({i for place in places for i in _source(place, index, ontology, tumors)})
+    return list(roi.found_in) or ([roi.part_of] if roi.part_of else [])
+
+
+def _source(id: str, index: dict[str, int], ontology: Ontology, tumors: Tumors) -> list[int]:
+    inherited = sorted({i for place in _places(id, ontology) for i in _source(place, index, ontology, tumors)})
     if inherited and (tumors == "organ" or id not in index):
         return inherited
     if id in index:
         return [index[id]]
-    return sorted({i for member in roi.members for i in _source(member, index, ontology, tumors)})
+    return sorted({i for member in ontology[id].members for i in _source(member, index, ontology, tumors)})
 
 
 class RoiAware(nn.Module):

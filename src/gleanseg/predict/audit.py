@@ -78,6 +78,20 @@ class Audit(NamedTuple):
         found = [pair for pair in self.pairs if pair.suspect]
         return tuple(sorted(found, key=lambda pair: -abs(pair.score - 0.5)))
 
+    def telling(self, *, most: int = 12, of_each: int = 2) -> tuple[Pair, ...]:
+        """What is there though a label denies it or is missing: suspects, then latent ones, the surest first.
+
+        Args:
+            most: pairs.
+            of_each: most pairs of one ROI.
+        """
+        latent = sorted((p for p in self.pairs if p.verdict is Verdict.LATENT), key=lambda pair: -pair.score)
+        chosen: list[Pair] = []
+        for pair in (*self.suspects, *latent):
+            if pair.score > self.phi_high and sum(pair.roi == other.roi for other in chosen) < of_each:
+                chosen.append(pair)
+        return tuple(chosen[:most])
+
     def number_of(self, roi: str, verdict: Verdict) -> int:
         """Cases in which an ROI has a verdict."""
         return sum(pair.roi == roi and pair.verdict is verdict for pair in self.pairs)
@@ -113,7 +127,8 @@ def audit(
     """Scan cases and set what is found against what the manifest says.
 
     A label is suspect when it is annotated with at least 200 mm3 and the network is sure that the ROI is absent, or
-    when the ROI is said to be absent, or annotated without a voxel, and the network is sure that it is there.
+    when the ROI is said to be absent, or annotated without a voxel, and the network is sure that it is there. Of an ROI
+    whose score is that of what it is found in, the network can only be sure that it is absent.
 
     Args:
         scanner: looks for the manifest's ROIs.
@@ -143,7 +158,8 @@ def _judge(scanner: Scanner, manifest: Manifest, case: Case, phi_high: float, ph
     pairs = []
     for roi in manifest.rois:
         score = float(found.scores[place[roi]])
-        sure = 1 if score > phi_high else -1 if score < phi_low else 0
+        there = score > phi_high and roi not in scanner.inherited  # a liver does not make a liver tumor
+        sure = 1 if there else -1 if score < phi_low else 0
         z, y, x = (float(mm) for mm in found.centers_mm[place[roi]])
         decided = roi in scanner.decided
         verdict = _verdict(states[roi], sure) if decided else Verdict.UNDECIDED

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gleanseg.config import PredictConfig
-from gleanseg.data.plan import Plan
+from gleanseg.data.crop import Box
+from gleanseg.data.plan import LabelBox, Plan
 from gleanseg.data.resample import AxisMap
 from gleanseg.data.standardize import preprocess_image
 from gleanseg.data.volume import Volume
+from gleanseg.errors import UserError
 from gleanseg.parts.presence import RoiAware
-from gleanseg.predict.blend import Average, Model
+from gleanseg.predict.blend import Model
 from gleanseg.predict.hardware import best_device, channels_last, has_fast_bf16
 from gleanseg.predict.layers import Labels, Layering
 from gleanseg.predict.passes import air_test, all_flips, presence_gate, side_swap, trained_flips
@@ -31,7 +33,7 @@ from gleanseg.predict.restore import Restorer
 from gleanseg.predict.sliding import Poll, Size, Slider, Sliding, step_of
 from gleanseg.rois.ontology import Ontology
 from gleanseg.run.deploy import load_deployed
-from gleanseg.run.folder import Run
+from gleanseg.run.folder import Run, text_encoder
 from gleanseg.run.roi_aware import load_roi_aware
 
 
@@ -40,8 +42,6 @@ class Options:
     """What the recipe's ``[predict]`` table leaves to the call.
 
     Attributes:
-        stride_ZYX: voxels from one window to the next; None: from the table's ``overlap``.
-        average: what overlapping windows average: logits, or probabilities as the semi-supervised literature does.
         mirror_ZYX: axes to flip where the table says ``mirror``; None: all, but not X when a sided ROI is predicted.
         skip_air: do not run networks on windows that hold nothing but air or a constant.
         roi_chunk: ROIs scored at once, at most.
@@ -50,8 +50,6 @@ class Options:
             the table says.
     """
 
-    stride_ZYX: Size | None = None
-    average: Average = "logits"
     mirror_ZYX: tuple[bool, bool, bool] | None = None
     skip_air: bool = True
     roi_chunk: int = 8
@@ -84,7 +82,7 @@ class Prediction(NamedTuple):
 class Predictor:
     """Segments whole volumes with one network, or with several whose probabilities are averaged.
 
-    Overlapping windows of a network are blended as logits (or probabilities, see ``Options.average``) first.
+    Overlapping windows of a network are blended as logits (or probabilities, see ``PredictConfig.average``) first.
 
     Args:
         networks: one logit per ROI; on ``device``.
@@ -130,9 +128,9 @@ class Predictor:
         flips = all_flips(mirror_ZYX if self.config.mirror else (False, False, False))
         self.sliding = Sliding(
             patch_ZYX=patch_ZYX,
-            step_ZYX=self.options.stride_ZYX or step_of(patch_ZYX, overlap=self.config.overlap),
+            step_ZYX=_step(self.config, patch_ZYX),
             blend=self.config.blend,
-            average=self.options.average,
+            average=self.config.average,
             window_batch=self.config.window_batch,
             roi_chunk=self.options.roi_chunk,
             flips=flips,
@@ -198,20 +196,27 @@ class Predictor:
                 "checkpoint": file.name,
                 "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
                 "deploy": deploy or "default",
+                **({"text_encoder": encoder} if (encoder := text_encoder(opened.info)) else {}),
             },
         )
 
-    def predict_volume(self, volume: Volume, *, poll: Poll | None = None) -> Prediction:
+    @property
+    def reads_labels(self) -> bool:
+        """Whether images are cropped around their labels, as some benchmarks publish it."""
+        return isinstance(self.plan.crop, LabelBox)
+
+    def predict_volume(self, volume: Volume, *, keep: Box | None = None, poll: Poll | None = None) -> Prediction:
         """Segment a volume; the layers lie on exactly its grid.
 
         Args:
             volume: (Z, Y, X) or (C, Z, Y, X) in any orientation and spacing, with the plan's channels.
+            keep: box of the labels in RAS order, where ``reads_labels``; outside the crop nothing is predicted.
             poll: called between windows with (done, total); what it raises ends the prediction.
 
         Raises:
-            UserError: another number of channels, or no finite voxel.
+            UserError: another number of channels, no finite voxel, or no box of the labels where one is needed.
         """
-        prepared = preprocess_image(volume, self.plan)
+        prepared = preprocess_image(volume, self.plan, keep=keep if self.reads_labels else None)
         z, y, x = (part.start for part in prepared.box)
         found = self._segment(
             prepared.image,
@@ -260,7 +265,7 @@ class Predictor:
             crop_start_ZYX=crop_start_ZYX,
             layering=self.layering,
             probabilities=[self.rois.index(roi) for roi in self.options.probabilities],
-            scores_are_logits=self.options.average == "logits" and len(self.networks) == 1,
+            scores_are_logits=self.config.average == "logits" and len(self.networks) == 1,
         )
         with _evaluating(self.networks):
             slider = Slider(
@@ -285,6 +290,19 @@ class Predictor:
         repair = self.options.repair or ("remove" if self.config.repair_hierarchy else "leave")
         if repair != "leave":
             repair_hierarchy(layers, self.layering, self.ontology, how=repair)
+
+
+def _step(config: PredictConfig, patch_ZYX: Size) -> Size:
+    """Voxels from one window to the next."""
+    if config.stride is None:
+        return step_of(patch_ZYX, overlap=config.overlap)
+    x, y, z = config.stride
+    if any(step > side for step, side in zip((z, y, x), patch_ZYX, strict=True)):
+        raise UserError(
+            f"predict.stride = {list(config.stride)}: expected at most the patch {list(patch_ZYX[::-1])}, or windows"
+            " leave gaps"
+        )
+    return z, y, x
 
 
 @contextmanager

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from gleanseg.data.plan import Plan
 from gleanseg.data.standardize import preprocess_image
 from gleanseg.data.volume import Volume
 from gleanseg.networks.classifier import Classifier
-from gleanseg.parts.presence import RoiAware, sources
+from gleanseg.parts.presence import RoiAware, inherits, sources
 from gleanseg.predict.hardware import best_device, channels_last
 from gleanseg.predict.sliding import Size
 from gleanseg.rois.ontology import Ontology
@@ -41,6 +43,20 @@ class Scan(NamedTuple):
     num_windows: int
 
 
+class Sight(NamedTuple):
+    """What speaks for an ROI in one window.
+
+    Attributes:
+        image: first channel of the window, as prepared.
+        heat: presence in [0, 1] as each place of the window alone would have it; coarse, as the last map is.
+        spacing_ZYX_mm: of both.
+    """
+
+    image: Float[np.ndarray, "Z Y X"]
+    heat: Float[np.ndarray, "Z Y X"]
+    spacing_ZYX_mm: tuple[float, float, float]
+
+
 class Scanner:
     """Looks for ROIs in whole volumes.
 
@@ -57,6 +73,7 @@ class Scanner:
     Attributes:
         rois: as given.
         decided: those of which it can say anything.
+        inherited: those of which it only knows what they are found in: a liver does not make a liver tumor.
     """
 
     def __init__(
@@ -74,6 +91,7 @@ class Scanner:
         self.plan, self.patch_ZYX, self.device, self.rois = plan, patch_ZYX, device, tuple(rois)
         found = sources(rois, outputs, ontology, tumors="own")
         self.decided = tuple(roi for roi, source in zip(rois, found, strict=True) if source)
+        self.inherited = frozenset(roi for roi in rois if inherits(roi, outputs, ontology))
         channels_last(classifier)
         self.roi_aware = RoiAware(classifier, found, temperature=temperature).to(device)
 
@@ -126,19 +144,38 @@ class Scanner:
 
     def scan_prepared(self, image_CZYX: NDArray[np.float32], *, poll: Callable[[int, int], None] | None = None) -> Scan:
         """Look at every window of an image that is on the plan's grid and intensity scale already."""
-        padded = _padded(image_CZYX, self.patch_ZYX)
+        padded, before = _padded(image_CZYX, self.patch_ZYX)
         places = list(product(*map(_starts, padded.shape[1:], self.patch_ZYX)))
         scores = np.zeros((len(places), len(self.rois)))
         for i, place in enumerate(places):
-            z, y, x = (slice(start, start + side) for start, side in zip(place, self.patch_ZYX, strict=True))
-            window = torch.from_numpy(np.ascontiguousarray(padded[:, z, y, x]))[None].to(self.device)
-            scores[i] = self.roi_aware(window)[0].double().cpu().numpy()
+            scores[i] = self.roi_aware(self._window(padded, place))[0].double().cpu().numpy()
             if poll is not None:
                 poll(i + 1, len(places))
         best = scores.argmax(0)
-        before = (np.array(padded.shape[1:]) - image_CZYX.shape[1:]) // 2
         centers = np.array(places)[best] + np.array(self.patch_ZYX) / 2 - before
         return Scan(scores.max(0), centers * np.array(self.plan.spacing_ZYX_mm), len(places))
+
+    @torch.no_grad()
+    def look(self, volume: Volume, roi: str, center_mm: tuple[float, float, float]) -> Sight:
+        """What in the window that ``scan`` found most telling speaks for an ROI.
+
+        Args:
+            volume: that was scanned.
+            roi: one of ``decided``.
+            center_mm: of the window, as ``scan`` gives it.
+        """
+        padded, before = _padded(preprocess_image(volume, self.plan).image, self.patch_ZYX)
+        start = np.array(center_mm) / self.plan.spacing_ZYX_mm - np.array(self.patch_ZYX) / 2 + before
+        window = self._window(padded, np.rint(start).astype(int).tolist())
+        classifier, outputs = self.roi_aware.classifier, self.roi_aware.sources[self.rois.index(roi)]
+        logits_ZYX = classifier.heat_map(classifier.encode(window)).float()[:, outputs].amax(1, keepdim=True)
+        scores = (logits_ZYX / self.roi_aware.temperature).sigmoid()
+        heat = functional.interpolate(scores, size=self.patch_ZYX, mode="trilinear")[0, 0]
+        return Sight(window[0, 0].cpu().numpy(), heat.cpu().numpy(), self.plan.spacing_ZYX_mm)
+
+    def _window(self, padded_CZYX: NDArray[np.float32], place: Sequence[int]) -> Tensor:
+        z, y, x = (slice(start, start + side) for start, side in zip(place, self.patch_ZYX, strict=True))
+        return torch.from_numpy(np.ascontiguousarray(padded_CZYX[:, z, y, x]))[None].to(self.device)
 
 
 def _starts(side: int, patch: int) -> list[int]:
@@ -149,11 +186,10 @@ def _starts(side: int, patch: int) -> list[int]:
     return [round(start) for start in np.linspace(0, side - patch, num)]
 
 
-def _padded(image_CZYX: NDArray[np.float32], patch_ZYX: Size) -> NDArray[np.float32]:
-    """As training pads: the volume in the middle, zeros around it."""
+def _padded(image_CZYX: NDArray[np.float32], patch_ZYX: Size) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """As training pads: the volume in the middle, zeros around it; and how many come before it on each axis."""
     missing = np.maximum(np.array(patch_ZYX) - image_CZYX.shape[1:], 0)
+    before = missing // 2
     if not missing.any():
-        return image_CZYX
-    widths = [(0, 0), *((int(m // 2), int(m - m // 2)) for m in missing)]
-    padded: NDArray[np.float32] = np.pad(image_CZYX, widths)
-    return padded
+        return image_CZYX, before
+    return np.pad(image_CZYX, [(0, 0), *zip(before.tolist(), (missing - before).tolist(), strict=True)]), before

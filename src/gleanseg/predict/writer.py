@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from gleanseg import __version__
 from gleanseg.data import images
-from gleanseg.data.labels import read_image
+from gleanseg.data.crop import Box, annotated_box
+from gleanseg.data.labels import read_image, read_labels
 from gleanseg.data.manifest import Case, Manifest, Split
 from gleanseg.data.volume import Volume
 from gleanseg.errors import UserError
@@ -42,12 +43,15 @@ class Item(NamedTuple):
         read: gives the image.
         sources: files that must not be overwritten.
         suffix: format of the label maps.
+        annotated: gives the box of its labels in RAS order, None without any; asked only where the plan crops around
+            labels.
     """
 
     id: str
     read: Callable[[], Volume]
     sources: tuple[Path, ...]
     suffix: str = ".nii.gz"
+    annotated: Callable[[], Box | None] = lambda: None
 
 
 def manifest_items(manifest: Manifest, *, split: Split | None = None, channels: Sequence[str] = ()) -> list[Item]:
@@ -74,7 +78,13 @@ def manifest_items(manifest: Manifest, *, split: Split | None = None, channels: 
 
         return read
 
-    return [Item(case.id, reader(case), tuple(manifest.path(name) for name in case.images)) for case in cases]
+    def annotated(case: Case) -> Callable[[], Box | None]:
+        return lambda: annotated_box(read_labels(manifest, case))
+
+    return [
+        Item(case.id, reader(case), tuple(manifest.path(name) for name in case.images), annotated=annotated(case))
+        for case in cases
+    ]
 
 
 def file_items(inputs: Path, *, num_channels: int = 1) -> list[Item]:
@@ -152,7 +162,8 @@ def write_predictions(
             continue
         volume = item.read()
         poll = None if progress is None else _window_poll(progress, done, len(mine), item.id)
-        _write(predictor.predict_volume(volume, poll=poll), item, volume, out)
+        keep = item.annotated() if predictor.reads_labels else None
+        _write(predictor.predict_volume(volume, keep=keep, poll=poll), item, volume, out)
         predicted.append(item.id)
     if progress is not None and mine:
         progress(len(mine), len(mine), mine[-1].id)
@@ -263,7 +274,7 @@ def _claim(out: Path, predictor: Predictor, *, resume: bool) -> None:
 def _origin(predictor: Predictor) -> dict[str, Any]:
     settings = {**predictor.config.model_dump(mode="json"), **asdict(predictor.options)}
     plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return {"gleanseg": __version__, **predictor.provenance, **plain}
+    return {"gleanseg": __version__, **predictor.provenance, "reads_labels": predictor.reads_labels, **plain}
 
 
 def _read_json(path: Path) -> Any:

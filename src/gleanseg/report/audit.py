@@ -4,9 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from gleanseg.predict.audit import Audit, Pair, Verdict
+from gleanseg.predict.presence import Sight
 from gleanseg.report.assembly import Section, assemble
+from gleanseg.report.heat import heat_pictures
 from gleanseg.report.markup import Html, html, number, plural, tag
-from gleanseg.report.tables import Look
+from gleanseg.report.tables import Look, roi_name
 
 _ROW, _HEAD, _CELL = 20, 40, (4.0, 20.0)
 _WIDTH = 860
@@ -19,12 +21,13 @@ _EXPLAINED = {
 }
 
 
-def audit_page(found: Audit, look: Look) -> str:
+def audit_page(found: Audit, look: Look, sights: Sequence[tuple[Pair, Sight]] = ()) -> str:
     """The whole page.
 
     Args:
         found: the audit.
         look: display name and color of each ROI.
+        sights: pairs that get a picture, with what was seen.
     """
     latent = [pair for pair in found.pairs if pair.verdict is Verdict.LATENT]
     title = tag("h1", found.name)
@@ -37,6 +40,7 @@ def audit_page(found: Audit, look: Look) -> str:
     sections = [
         Section("suspects", "Labels that look wrong", _suspects(found.suspects, look)),
         Section("map", "Presence", _presence(found, look)),
+        Section("where", "Where", heat_pictures(sights, look)),
         Section("counts", "Counts", _counts(found, look)),
     ]
     return assemble(f"{found.name}: presence audit", headline, sections)
@@ -45,13 +49,14 @@ def audit_page(found: Audit, look: Look) -> str:
 def _suspects(pairs: Sequence[Pair], look: Look) -> Html:
     if not pairs:
         return tag("p", "None: wherever the network is sure, it agrees with the labels.", class_="empty")
-    head = tag("tr", [tag("th", name, scope="col") for name in ("Case", "Site", "ROI", "Why", "Score", "Where, mm")])
+    texts, numbers = ("Case", "Site", "ROI", "Why"), ("Score", "Where, mm")
+    head = tag("tr", _heads(texts), _heads(numbers, class_="num"))
     rows = [
         tag(
             "tr",
             tag("th", pair.case, scope="row"),
             tag("td", pair.site or "–"),  # noqa: RUF001
-            tag("td", look[pair.roi][0]),
+            tag("td", roi_name(pair.roi, look)),
             tag("td", pair.suspect),
             tag("td", number(pair.score, 2), class_="num"),
             tag("td", ", ".join(f"{mm:.0f}" for mm in reversed(pair.center_mm)), class_="num"),
@@ -63,6 +68,10 @@ def _suspects(pairs: Sequence[Pair], look: Look) -> Html:
     )
     table = tag("table", tag("thead", head), tag("tbody", rows, class_="rows"), class_="cases")
     return html((tag("p", lead, class_="lead"), tag("div", table, class_="scroll box tall", tabindex=0)))
+
+
+def _heads(names: Sequence[str], *, class_: str | None = None) -> list[Html]:
+    return [tag("th", name, scope="col", class_=class_) for name in names]
 
 
 def _presence(found: Audit, look: Look) -> Html:
@@ -90,13 +99,21 @@ def _presence(found: Audit, look: Look) -> Html:
         "svg", _sites(order, by_case, cell), cells, viewBox=f"0 0 {width} {height}", width=width, height=height,
         role="img", aria_label="Presence scores of every ROI in every case; the counts stand below.",
     )  # fmt: skip
-    lead = (
-        "Each column is a case, each row an ROI; the darker, the surer is the network that the ROI is there. "
-        "A bar at the top of a cell: annotated. A bar at the bottom: latent, there but unlabelled. "
-        "Crossed: the label looks wrong."
+    lead = "Each column is a case, each row an ROI; the more color, the surer is the network that the ROI is there."
+    samples = (
+        (Verdict.ANNOTATED, "", "annotated"),
+        (Verdict.LATENT, "", "latent: there, but nobody labelled it"),
+        (Verdict.ABSENT, "wrong", "the label looks wrong"),
     )
+    legend = tag("ul", [_sample(verdict, suspect, text) for verdict, suspect, text in samples], class_="legend states")
     body = tag("div", left, tag("div", picture, class_="scroll", tabindex=0), class_="matrix")
-    return html((tag("p", lead, class_="lead"), body))
+    return html((tag("p", lead, class_="lead"), legend, body))
+
+
+def _sample(verdict: Verdict, suspect: str, text: str) -> Html:
+    pair = Pair("", "", "", "", 0.5, verdict, suspect, (0.0, 0.0, 0.0))
+    drawn = _marks(pair, x=0.0, y=0.0, width=20.0)
+    return tag("li", tag("svg", drawn, viewBox="0 0 20 20", width=20, height=20, aria_hidden="true"), text)
 
 
 def _site(pairs: dict[str, Pair]) -> str:
@@ -115,9 +132,13 @@ def _sites(order: Sequence[str], by_case: dict[str, dict[str, Pair]], cell: floa
 
 def _cell(pair: Pair, name: str, *, x: float, y: float, width: float) -> Html:
     title = tag("title", f"{pair.case}, {name}: {pair.verdict.value}, score {pair.score:.2f}")
+    return tag("g", title, _marks(pair, x=x, y=y, width=width))
+
+
+def _marks(pair: Pair, *, x: float, y: float, width: float) -> list[Html]:
     inner = max(width - 1, 1.0)
     shade = 0.04 + 0.8 * pair.score
-    parts = [title, tag("rect", x=x, y=y + 1, width=inner, height=_ROW - 2, class_="heat", fill_opacity=shade)]
+    parts = [tag("rect", x=x, y=y + 1, width=inner, height=_ROW - 2, class_="heat", fill_opacity=shade)]
     if pair.verdict is Verdict.ANNOTATED:
         parts.append(tag("rect", x=x, y=y + 1, width=inner, height=4, class_="heat-annotated"))
     if pair.verdict is Verdict.LATENT:
@@ -125,16 +146,16 @@ def _cell(pair: Pair, name: str, *, x: float, y: float, width: float) -> Html:
     if pair.suspect:
         cross = f"M{x:.1f} {y + 2}l{inner:.1f} {_ROW - 4}m0 -{_ROW - 4}l-{inner:.1f} {_ROW - 4}"
         parts.append(tag("path", d=cross, class_="heat-suspect"))
-    return tag("g", parts)
+    return parts
 
 
 def _counts(found: Audit, look: Look) -> Html:
     shown = [verdict for verdict in Verdict if any(found.number_of(roi, verdict) for roi in found.rois)]
-    head = tag("tr", tag("th", "ROI", scope="col"), [tag("th", _EXPLAINED[v], scope="col") for v in shown])
+    head = tag("tr", _heads(["ROI"]), _heads([_EXPLAINED[v] for v in shown], class_="num"))
     rows = [
         tag(
             "tr",
-            tag("th", look[roi][0], scope="row"),
+            tag("th", roi_name(roi, look), scope="row"),
             [tag("td", found.number_of(roi, v), class_="num") for v in shown],
         )
         for roi in found.rois

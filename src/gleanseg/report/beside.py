@@ -1,173 +1,138 @@
-"""Runs beside each other in one picture: for each case a slice with outlines above the surfaces in three dimensions."""
+"""Runs side by side: rows are cases, columns the reference and each run's prediction, on one slice of one ROI."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from gleanseg.data.manifest import Case, Manifest
-from gleanseg.errors import UserError, nearest
+from gleanseg.errors import UserError
+from gleanseg.evaluate.labels import Labels
 from gleanseg.evaluate.predictions import Predictions
-from gleanseg.evaluate.surface import Box, join_boxes
-from gleanseg.report.facts import Facts, read_facts
-from gleanseg.report.figures import Color, Panel, largest_slices, panels, view, window
-from gleanseg.report.results import Results, digits, is_share, mean, metric_name
+from gleanseg.evaluate.surface import join_boxes
+from gleanseg.report.facts import Facts
+from gleanseg.report.figures import view
+from gleanseg.report.gallery import panel_strip, planes
+from gleanseg.report.markup import Html, html, number, plural, tag
+from gleanseg.report.results import Results, digits, is_share, metric_name
 from gleanseg.report.scenes import Scene, read_scenes
-from gleanseg.report.sheet import Column, Strip, draw_sheet, size_px
-from gleanseg.report.surfaces import Camera, frame_of, render
-from gleanseg.report.tables import Look
-from gleanseg.rois.ontology import Ontology
+from gleanseg.report.tables import Look, roi_name
 
-Masks = Mapping[str, NDArray[np.bool_]]
-_DISTANCES = frozenset({"hd95", "asd", "assd"})
+MAX_CASES = 6
+"""Cases that are shown: those on which the runs differ most."""
 
 
-def beside(
-    runs: Sequence[Path],
-    *,
-    names: Sequence[str] = (),
-    cases: Sequence[str] = (),
-    rois: Sequence[str] = (),
-    split: str = "test",
-    camera: Camera | None = None,
-    width_px: int = 300,
-) -> bytes:
-    """Draw cases as rows, and reference and runs as columns.
+class Column(NamedTuple):
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        predictions: of the split that is shown.
+        results: what these score; None when they were not evaluated.
+    """
+
+    name: str
+    predictions: Predictions
+    results: Results | None
+
+    def score(self, case: str, roi: str) -> float:
+        """The main metric; NaN where it is undefined or unknown."""
+        value = self.results.value(case, roi, self.results.main) if self.results else None
+        return math.nan if value is None else value
+
+
+def beside(f: Facts, others: Sequence[Facts]) -> Html:
+    """Pictures of a run and of others on the same cases.
 
     Args:
-        runs: folders with predictions of the split, trained on one manifest.
-        names: of the columns; default: the folders' names.
-        cases: to show; default: worst, middle and best of the first run, or the first three when it is not evaluated.
-        rois: to show; default: all that the runs share.
-        split: whose predictions.
-        camera: side from which surfaces are seen.
-        width_px: of a column.
-
-    Returns:
-        The bytes of a PNG file.
+        f: the run of the report, whose manifest gives images and references.
+        others: the runs beside it.
 
     Raises:
-        UserError: no predictions, another manifest, or a case or ROI that is not there.
+        UserError: no manifest, a run without predictions of the split, or no case in common.
     """
-    if names and len(names) != len(runs):
-        raise UserError(f"{len(names)} names for {len(runs)} runs; expected one each")
-    told = [read_facts(Path(run)) for run in runs]
-    manifest = _manifest(told)
-    shared = [roi for roi in told[0].rois if all(roi in facts.rois for facts in told)]
-    _check(rois, shared, what="ROI", where="all of the runs")
-    shown = list(rois) or shared
-    predicted = [_predictions(facts, manifest, split) for facts in told]
-    there = [case.id for case in manifest.cases if all(one.files(case.id) for one in predicted)]
-    _check(cases, there, what="case", where=f"the {split} predictions of all runs")
-    scores = [next((r for r in facts.results if r.split == split), None) for facts in told]
-    chosen = list(cases) or typical(there, scores[0])
-    if not chosen:
-        raise UserError(f"{runs[0]}: no {split} case has a prediction of every run; predict the split with each")
-    strips = []
-    for id in chosen:
-        scenes = read_scenes(manifest, manifest.case(id), predicted, rois=shown)
-        of_case = [_score(id, shown, results) for results in scores]
-        strips.append(
-            _strip(manifest.case(id), scenes, of_case, told[0].look, manifest.ontology(), camera or Camera(), width_px)
-        )
-    heads = ["reference", *(names or [facts.name for facts in told])]
-    return draw_sheet(strips, heads, names={r: name for r, (name, _) in told[0].look.items()}, width_px=width_px)
+    if f.manifest is None:
+        raise UserError(f"{f.path}: no pictures beside other runs. {f.manifest_problem}")
+    split = f.predicted_splits[0] if f.predicted_splits else "test"
+    columns = [_column(one, split, f.manifest, f.rois) for one in (f, *others)]
+    cases = [c for c in f.manifest.cases if all(column.predictions.files(c.id) for column in columns)]
+    if not cases:
+        raise UserError(f"{f.path}: has no predicted case of the {split} split in common with the runs beside it")
+    order = sorted(cases, key=lambda case: (-_differing(case.id, f.rois, columns)[0], case.id))
+    rows = [_row(case, f.manifest, f.rois, f.look, columns) for case in order[:MAX_CASES]]
+    scored = all(column.results for column in columns)
+    which = "those on which they differ most, and of each the ROI on which they do" if scored else "the first by name"
+    lead = (
+        f"{plural(len(cases), 'case')} of the {split} split that all runs predicted; {which}. "
+        "One axial slice, where the reference is largest: the reference first, then each run over it."
+    )
+    return html((tag("p", lead, class_="lead"), _means(columns), rows))
 
 
-def typical(cases: Sequence[str], results: Results | None) -> list[str]:
-    """The worst, the middle and the best case; without scores the first three, as nobody can choose the nicest then."""
-    scored = [case for case in results.cases if case in cases] if results else []
-    if len(scored) < 3:
-        return list(cases[:3])
-    return [scored[0], scored[len(scored) // 2], scored[-1]]
+def _column(f: Facts, split: str, manifest: Manifest, rois: Sequence[str]) -> Column:
+    predictions = Predictions.open(f.path / "predictions" / split, ontology=manifest.ontology(), wanted=rois)
+    return Column(f.name, predictions, next((r for r in f.results if r.split == split), None))
 
 
-def _manifest(told: Sequence[Facts]) -> Manifest:
-    first = told[0]
-    if first.manifest is None:
-        raise UserError(f"{first.path}: {first.manifest_problem}")
-    for other in told[1:]:
-        if other.info.get("manifest_digest") != first.info.get("manifest_digest"):
-            raise UserError(f"{other.path}: was trained on another manifest than {first.path}; choose runs of one")
-    return first.manifest
+def _differing(case: str, rois: Sequence[str], columns: Sequence[Column]) -> tuple[float, str]:
+    """How far the runs' scores of a case lie apart at most, and for which ROI; -1 where no two are defined."""
+    found = [(-1.0, "")]
+    for roi in rois:
+        scores = [column.score(case, roi) for column in columns]
+        if not any(math.isnan(score) for score in scores):
+            found.append((max(scores) - min(scores), roi))
+    return max(found, key=lambda pair: pair[0])
 
 
-def _predictions(facts: Facts, manifest: Manifest, split: str) -> Predictions:
-    folder = facts.path / "predictions" / split
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no predictions; run `gleanseg predict {facts.path} --split {split}` first")
-    return Predictions.open(folder, ontology=manifest.ontology(), wanted=facts.rois)
+def _row(case: Case, manifest: Manifest, rois: Sequence[str], look: Look, columns: Sequence[Column]) -> Html:
+    try:
+        scenes = read_scenes(manifest, case, [column.predictions for column in columns], rois=rois)
+    except UserError as error:
+        return tag("p", f"No picture: {error}", class_="empty")
+    there = [roi for roi in rois if any(scene.box(roi) for scene in scenes)]
+    if not there:
+        return tag("p", f"{case.id}: neither the reference nor a prediction has a voxel to show.", class_="empty")
+    _, roi = _differing(case.id, there, columns)
+    roi = roi or there[0]
+    first = next(scene for scene in scenes if scene.box(roi))
+    tight = join_boxes(*(scene.box(roi) for scene in scenes))
+    assert tight is not None, "a scene has a box"
+    box = view(tight, shape_ZYX=first.reference.shape_ZYX, spacing_ZYX_mm=first.spacing_ZYX_mm)
+    shown = [first._replace(prediction=_nothing(first)), *scenes]
+    texts = [tag("strong", "Reference"), *(_text(column, case.id, roi) for column in columns)]
+    drawn = [(planes(s, roi, box, look, at=first)[0], text) for s, text in zip(shown, texts, strict=True)]
+    caption = tag("figcaption", tag("strong", case.id), tag("span", roi_name(roi, look)),
+                  tag("span", f"site {case.site}", class_="quiet") if case.site else None)  # fmt: skip
+    return tag("figure", caption, panel_strip(drawn, case.id, look[roi][0]), class_="overlay")
 
 
-def _check(wanted: Sequence[str], known: Sequence[str], *, what: str, where: str) -> None:
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"{what} {name!r}: not in {where}{nearest(name, known)}")
+def _nothing(scene: Scene) -> Labels:
+    return Labels([], rois=(), shape_ZYX=scene.reference.shape_ZYX)
 
 
-def _score(case: str, rois: Sequence[str], results: Results | None) -> str:
-    """Dice and one distance of a case, means over the ROIs that are shown."""
-    if results is None:
-        return "not evaluated"
-    first = [m for m in results.metrics if is_share(m)][:1] + [m for m in results.metrics if m in _DISTANCES][:1]
-    parts = []
-    for metric in first:
-        value = mean(v for roi in rois if (v := results.value(case, roi, metric)) is not None)
-        if not np.isnan(value):
-            unit = "" if is_share(metric) else f" {results.units}"
-            parts.append(f"{metric_name(metric)} {value:.{digits(metric)}f}{unit}")
-    return "   ".join(parts)
+def _text(column: Column, case: str, roi: str) -> Html:
+    score = column.score(case, roi)
+    told = "" if column.results is None else f" {metric_name(column.results.main)} {_number(score, column.results)}"
+    return html((tag("strong", column.name), told))
 
 
-def _strip(
-    case: Case, scenes: Sequence[Scene], scores: Sequence[str], look: Look, ontology: Ontology, camera: Camera,
-    width_px: int,
-) -> Strip:  # fmt: skip
-    boxes = {roi: join_boxes(*(scene.box(roi) for scene in scenes)) for roi in look}
-    tight = join_boxes(*boxes.values())
-    if tight is None:
-        raise UserError(f"case {case.id!r}: nothing to show in reference and predictions; choose another case")
-    present = [roi for roi, box in boxes.items() if box is not None]
-    colors = {roi: look[roi][1] for roi in present}
-    near = view(tight, shape_ZYX=scenes[0].reference.shape_ZYX, spacing_ZYX_mm=scenes[0].spacing_ZYX_mm)
-    masks = [
-        {roi: labels.mask(roi, near) for roi in present if roi in labels}
-        for labels in (scenes[0].reference, *(scene.prediction for scene in scenes))
-    ]
-    slices = _slices(scenes[0], masks, colors, near)
-    spacing = scenes[0].spacing_ZYX_mm
-    frame = frame_of(_union(*masks), spacing_ZYX_mm=spacing, camera=camera)
-    glass = [roi for roi in present if any(roi in ontology.containing(other) for other in present)]
-    surfaces = [
-        render(
-            one, colors=colors, spacing_ZYX_mm=spacing, frame=frame, size_px=size_px(frame.size_mm, width_px),
-            camera=camera, glass=glass,
-        )
-        for one in masks
-    ]  # fmt: skip
-    columns = zip(slices, surfaces, ["", *scores], strict=True)
-    return Strip(case.id, tuple(Column(*column) for column in columns), colors)
+def _number(value: float, results: Results) -> str:
+    unit = "" if is_share(results.main) else f" {results.units}"
+    return number(value, digits(results.main)) + unit
 
 
-def _slices(scene: Scene, masks: Sequence[Masks], colors: Mapping[str, Color], near: Box) -> list[Panel]:
-    """The axial slice in which most of the reference is; of the first prediction, where the reference has nothing."""
-    target = next(target for target in map(_union, masks) if target.any())
-    gray_range = window(scene.image, modality=scene.modality, focus=scene.image[near][target])
-    return [
-        panels(
-            scene.image[near], reference=masks[0], prediction=prediction, colors=colors,
-            spacing_ZYX_mm=scene.spacing_ZYX_mm, gray_range=gray_range, slices_ZYX=largest_slices(target),
-            offset_ZYX=(near[0].start, near[1].start, near[2].start), full_shape_ZYX=scene.reference.shape_ZYX,
-        )[0]
-        for prediction in ({}, *masks[1:])
-    ]  # fmt: skip
-
-
-def _union(*groups: Masks) -> NDArray[np.bool_]:
-    """Voxels of any mask; without a mask a single False."""
-    found: NDArray[np.bool_] = np.zeros((1, 1, 1), dtype=np.bool_)
-    for masks in groups:
-        for mask in masks.values():
-            found = found | mask
-    return found
+def _means(columns: Sequence[Column]) -> Html:
+    """A small table of the runs' means."""
+    scored = [(column, column.results) for column in columns if column.results is not None]
+    if not scored:
+        return Html("")
+    head = tag("tr", tag("th", "Run", scope="col"), tag("th", "Mean", scope="col", class_="num"),
+               tag("th", "Interval", scope="col", class_="num"), tag("th", "Protocol", scope="col"))  # fmt: skip
+    rows = []
+    for column, results in scored:
+        mean = results.overall[results.main]
+        interval = f"{_number(mean.low, results)} to {_number(mean.high, results)}"
+        cells = (tag("td", f"{metric_name(results.main)} {_number(mean.mean, results)}", class_="num strong"),
+                 tag("td", interval, class_="num"), tag("td", results.protocol))  # fmt: skip
+        rows.append(tag("tr", tag("th", column.name, scope="row"), cells))
+    table = tag("table", tag("thead", head), tag("tbody", rows, class_="rows"))
+    return tag("div", table, class_="scroll box means", tabindex=0)

@@ -96,7 +96,7 @@ def line_chart(
     stages: Sequence[tuple[Number, str]] = (),
     digits: int = 4,
 ) -> Html:
-    """Lines over the training step, with a legend below when there are two or more.
+    """Lines over the training step, with a legend below unless there is nothing but the main one.
 
     Args:
         series: lines; those without a finite value are left out.
@@ -184,7 +184,7 @@ def _line(s: Series, points: Sequence[tuple[float, float]], x_axis: Axis, y_axis
 
 
 def _legend(series: Sequence[Series]) -> Html:
-    if len(series) < 2:
+    if not series or (len(series) == 1 and series[0].weight == "main"):
         return Html("")
     entries = [tag("li", tag("span", class_=f"key c{s.color % NUM_COLORS} {s.weight}"), s.name) for s in series]
     return tag("ul", entries, class_="legend")

@@ -61,6 +61,12 @@ class Facts:
             return {}
 
     @property
+    def segments(self) -> bool:
+        """Whether the run's network segments; one of method ``presence`` only says what is there."""
+        stages = self.recipe.get("stage") or [self.recipe]
+        return bool(stages[-1].get("method", {}).get("name") != "presence")
+
+    @property
     def name(self) -> str:
         """Of the run: its folder's name."""
         return self.path.resolve().name

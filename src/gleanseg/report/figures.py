@@ -54,7 +54,7 @@ class Panel(NamedTuple):
         plane: axial, coronal or sagittal.
         slice_index: along the plane's normal, from 0 at inferior, posterior or left.
         num_slices: of the volume.
-        gray: picture of the image, windowed to 0-255.
+        gray: picture of the image, windowed to 0-255; of a tinted one red, green and blue.
         size_mm: width and height.
         contours: outlines to draw.
         letters: patient directions at the left, right, top and bottom edge.
@@ -63,7 +63,7 @@ class Panel(NamedTuple):
     plane: str
     slice_index: int
     num_slices: int
-    gray: UInt8[np.ndarray, "H W"]
+    gray: UInt8[np.ndarray, "H W *rgb"]
     size_mm: tuple[float, float]
     contours: tuple[Contour, ...]
     letters: str
@@ -223,8 +223,8 @@ def _mixed(color: Color, white: float) -> Color:
     return (r, g, b)
 
 
-def webp(gray: UInt8[np.ndarray, "H W"], *, longest_px: int = _LONGEST_PX) -> str:
-    """Data URI of a gray picture, scaled down to at most ``longest_px`` on its longer side."""
+def webp(gray: UInt8[np.ndarray, "H W *rgb"], *, longest_px: int = _LONGEST_PX) -> str:
+    """Data URI of a gray or colored picture, scaled down to at most ``longest_px`` on its longer side."""
     picture = Image.fromarray(gray)
     scale = longest_px / max(picture.size)
     if scale < 1:
@@ -238,7 +238,7 @@ def webp(gray: UInt8[np.ndarray, "H W"], *, longest_px: int = _LONGEST_PX) -> st
 def panel_svg(panel: Panel, *, label: str) -> Html:
     """One panel as SVG: a small picture below, outlines as paths, so that they stay sharp at any size."""
     width, height = panel.size_mm
-    rows, columns = panel.gray.shape
+    rows, columns = panel.gray.shape[:2]
     scale = f"scale({compact(width / columns / 2, 5)} {compact(height / rows / 2, 5)})"
     picture = tag(
         "image",

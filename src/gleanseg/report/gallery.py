@@ -6,6 +6,7 @@ from pathlib import Path
 from gleanseg.data.manifest import Case, Manifest
 from gleanseg.errors import UserError
 from gleanseg.evaluate.predictions import Predictions
+from gleanseg.evaluate.surface import Box
 from gleanseg.report.figures import Panel, largest_slices, panel_svg, panels, scale_bar_mm, view, window
 from gleanseg.report.markup import Html, html, number, plural, tag
 from gleanseg.report.results import Results, digits, is_share, metric_name
@@ -87,29 +88,8 @@ def _figures(case: Case, scene: Scene, look: Look, results: Results | None) -> H
 def _figure(case: Case, roi: str, scene: Scene, look: Look, results: Results | None) -> Html:
     tight = scene.box(roi)
     assert tight is not None, "only ROIs with voxels are shown"
-    shape = scene.reference.shape_ZYX
-    box = view(tight, shape_ZYX=shape, spacing_ZYX_mm=scene.spacing_ZYX_mm)
-    # Among many ROIs a picture shows its own only.
-    near = [roi] if len(look) > _ALL_OUTLINES else list(look)
-    reference = {r: scene.reference.mask(r, box) for r in near if r in scene.reference}
-    prediction = {r: scene.prediction.mask(r, box) for r in near if r in scene.prediction}
-    target = next(m[roi] for m in (reference, prediction) if roi in m and m[roi].any())
-    image = scene.image[box]
-    made = panels(
-        image,
-        reference=reference,
-        prediction=prediction,
-        colors={r: color for r, (_, color) in look.items()},
-        spacing_ZYX_mm=scene.spacing_ZYX_mm,
-        gray_range=window(scene.image, modality=scene.modality, focus=image[target]),
-        slices_ZYX=largest_slices(target),
-        focus=roi,
-        offset_ZYX=(box[0].start, box[1].start, box[2].start),
-        full_shape_ZYX=shape,
-    )
-    aspect = sum(panel.size_mm[0] / panel.size_mm[1] for panel in made)
-    drawn = [_panel(panel, case.id, look[roi][0]) for panel in made]
-    strip = tag("div", drawn, class_="panels", style=f"max-width:{round(aspect * _ROW_HEIGHT) + 16}px")
+    box = view(tight, shape_ZYX=scene.reference.shape_ZYX, spacing_ZYX_mm=scene.spacing_ZYX_mm)
+    strip = panel_strip([(panel, "") for panel in planes(scene, roi, box, look)], case.id, look[roi][0])
     notes = [
         tag("span", text, class_="note")
         for masks, text in (
@@ -120,6 +100,40 @@ def _figure(case: Case, roi: str, scene: Scene, look: Look, results: Results | N
     ]
     caption = tag("figcaption", tag("strong", roi_name(roi, look)), _scores(case.id, roi, results), notes)
     return tag("figure", caption, strip, class_="overlay")
+
+
+def planes(scene: Scene, roi: str, box: Box, look: Look, *, at: Scene | None = None) -> tuple[Panel, ...]:
+    """Three planes through an ROI, with the outlines of all ROIs, or among many only its own.
+
+    Args:
+        scene: what is shown.
+        roi: that the planes cut where it is largest, by the reference if that has it.
+        box: the part of the volume that is shown.
+        look: display name and color of each ROI.
+        at: the scene that decides on planes and gray values, so that several are alike; default: ``scene``.
+    """
+    at = at or scene
+    near = [roi] if len(look) > _ALL_OUTLINES else list(look)
+    target = next(m for m in (at.reference.mask(roi, box), at.prediction.mask(roi, box)) if m.any())
+    return panels(
+        scene.image[box],
+        reference={r: scene.reference.mask(r, box) for r in near if r in scene.reference},
+        prediction={r: scene.prediction.mask(r, box) for r in near if r in scene.prediction},
+        colors={r: color for r, (_, color) in look.items()},
+        spacing_ZYX_mm=scene.spacing_ZYX_mm,
+        gray_range=window(at.image, modality=at.modality, focus=at.image[box][target]),
+        slices_ZYX=largest_slices(target),
+        focus=roi,
+        offset_ZYX=(box[0].start, box[1].start, box[2].start),
+        full_shape_ZYX=scene.reference.shape_ZYX,
+    )
+
+
+def panel_strip(drawn: Sequence[tuple[Panel, Html | str]], case_id: str, name: str) -> Html:
+    """Panels side by side at one height, each with a text below; without a text it says which plane it is."""
+    aspect = sum(panel.size_mm[0] / panel.size_mm[1] for panel, _ in drawn)
+    slots = [_panel(panel, case_id, name, text) for panel, text in drawn]
+    return tag("div", slots, class_="panels", style=f"max-width:{round(aspect * _ROW_HEIGHT) + 8 * (len(slots) - 1)}px")
 
 
 def _scores(case_id: str, roi: str, results: Results | None) -> Html:
@@ -138,7 +152,7 @@ def _scores(case_id: str, roi: str, results: Results | None) -> Html:
     return html(shown)
 
 
-def _panel(panel: Panel, case_id: str, name: str) -> Html:
+def _panel(panel: Panel, case_id: str, name: str, text: Html | str) -> Html:
     label = (
         f"{panel.plane} slice {panel.slice_index + 1} of {panel.num_slices} through {name}, case {case_id}: "
         "reference dashed, prediction solid"
@@ -152,5 +166,5 @@ def _panel(panel: Panel, case_id: str, name: str) -> Html:
     bar = tag("span", f"{length} mm", class_="scale", style=f"width:{100 * length / width:.1f}%")
     shape = f"aspect-ratio:{width:.1f}/{height:.1f}"
     picture = tag("div", panel_svg(panel, label=label), letters, bar, class_="panel", style=shape, tabindex=0)
-    text = tag("div", f"{panel.plane} {panel.slice_index + 1} of {panel.num_slices}", class_="plane")
-    return tag("div", picture, text, class_="slot", style=f"flex:{width / height:.3f} 1 0")
+    below = tag("div", text or f"{panel.plane} {panel.slice_index + 1} of {panel.num_slices}", class_="plane")
+    return tag("div", picture, below, class_="slot", style=f"flex:{width / height:.3f} 1 0")

@@ -1,9 +1,11 @@
 """The report: one HTML file that needs nothing else, whatever of the run is there already."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gleanseg.errors import UserError
 from gleanseg.report.assembly import Section, assemble
+from gleanseg.report.beside import beside
 from gleanseg.report.facts import Facts, read_facts
 from gleanseg.report.gallery import gallery
 from gleanseg.report.markup import Html, html, tag
@@ -14,36 +16,41 @@ from gleanseg.report.tables import case_table
 from gleanseg.run.folder import write_text
 
 
-def write_report(run: Path, *, output: Path | None = None, max_cases: int = 12) -> Path:
+def write_report(run: Path, *, output: Path | None = None, max_cases: int = 12, others: Sequence[Path] = ()) -> Path:
     """Write the report of a run; pieces that are not there yet are named in words.
 
     Args:
         run: run folder, of a finished or a running training.
         output: HTML file; default ``report.html`` in the run folder.
         max_cases: most cases of which pictures are shown, worst first.
+        others: run folders that are shown beside this one, on the same slices.
 
     Returns:
         Path of the file.
 
     Raises:
-        UserError: not a run folder, a damaged file in it, or the output cannot be written.
+        UserError: not a run folder, a damaged file in it, other runs without predictions of the same cases, or the
+            output cannot be written.
     """
     facts = read_facts(Path(run))
     output = Path(output) if output is not None else Path(run) / "report.html"
     if not output.parent.is_dir():
         raise UserError(f"{output}: the folder {output.parent} does not exist; make it first")
-    write_text(output, page(facts, max_cases=max_cases))
+    write_text(output, page(facts, max_cases=max_cases, others=[read_facts(Path(other)) for other in others]))
     return output
 
 
-def page(facts: Facts, *, max_cases: int) -> str:
+def page(facts: Facts, *, max_cases: int, others: Sequence[Facts] = ()) -> str:
     """The whole page."""
-    sections = [
-        warnings(facts),
+    segmented = (
         results(facts),
         Section("cases", "Cases", cases(facts)),
         Section("pictures", "Pictures", pictures(facts, max_cases=max_cases)),
-        presence(facts),
+    )
+    sections = [
+        warnings(facts),
+        *(segmented if facts.segments else (presence(facts),)),
+        Section("beside", "Beside other runs", beside(facts, others)) if others else None,
         training(facts),
         Section("supervision", "Supervision", supervision(facts)),
         recipe(facts),

@@ -20,7 +20,7 @@ _GROUPS = {
     "known": "Known pairs of held-out cases",
     "hidden": "Hidden pairs of training cases: what segmentation training asks the network to decide",
 }
-_SIDE, _MARGIN = 240, 34
+_SIDE, _MARGIN, _LARGEST_DOT = 200, 34, 10
 
 
 def decision_charts(f: Facts, steps: Sequence[int], marks: Sequence[tuple[float, str]]) -> list[tuple[str, Html]]:
@@ -39,11 +39,12 @@ def decision_charts(f: Facts, steps: Sequence[int], marks: Sequence[tuple[float,
     return charts
 
 
-def presence(f: Facts) -> Section | None:
-    """Calibration and decisions of a presence network; None for other runs."""
+def presence(f: Facts) -> Section:
+    """Calibration and decisions of a presence network."""
     groups = f.presence.get("groups", [])
     if not groups:
-        return None
+        text = "Scores are calibrated, and decisions counted, when the training ends."
+        return Section("presence", "Presence", tag("p", text, class_="empty"))
     temperature = tag(
         "p",
         f"Logits are divided by a temperature of {number(groups[0]['temperature'], 2)}, fitted on the validation "
@@ -54,13 +55,14 @@ def presence(f: Facts) -> Section | None:
 
 
 def _group(f: Facts, group: dict[str, Any]) -> Html:
+    ranking = "" if group["mean_auroc"] is None else f"; mean AUROC {number(group['mean_auroc'])}"
     calibration = (
         f"Calibration error {_percent(group['ece'])}, before the temperature {_percent(group['ece_raw'])}; "
-        f"{plural(int(sum(group['pairs'])), 'pair')} of a patch and an ROI; mean AUROC {number(group['mean_auroc'])}."
+        f"{plural(int(sum(group['pairs'])), 'pair')} of a patch and an ROI{ranking}."
     )
     return html((
         tag("h3", _GROUPS.get(group["group"], group["group"])),
-        tag("p", calibration, class_="quiet"),
+        tag("p", calibration, class_="lead"),
         tag("div", _curve(group), _table(f, group), class_="beside"),
     ))  # fmt: skip
 
@@ -68,24 +70,24 @@ def _group(f: Facts, group: dict[str, Any]) -> Html:
 def _curve(group: dict[str, Any]) -> Html:
     """The reliability curve: dots on the diagonal are honest; their size tells how many pairs they stand for."""
     most = max((pairs for pairs in group["pairs"]), default=0) or 1
-    low, high = _MARGIN, _MARGIN + _SIDE
+    low, high, top = _MARGIN, _MARGIN + _SIDE, _LARGEST_DOT + 1
     drawn = [
-        tag("rect", x=low, y=8, width=_SIDE, height=_SIDE, class_="frame-box"),
-        tag("line", x1=low, y1=8 + _SIDE, x2=high, y2=8, class_="diagonal"),
+        tag("rect", x=low, y=top, width=_SIDE, height=_SIDE, class_="frame-box"),
+        tag("line", x1=low, y1=top + _SIDE, x2=high, y2=top, class_="diagonal"),
     ]
     for score, observed, pairs in zip(group["score"], group["observed"], group["pairs"], strict=True):
         if score is not None and observed is not None:
             title = tag("title", f"score {score:.2f}: {100 * observed:.0f} % of {int(pairs)} are there")
             drawn.append(
-                tag("circle", title, cx=low + score * _SIDE, cy=8 + (1 - observed) * _SIDE,
-                    r=2.5 + 8 * math.sqrt(pairs / most), class_="dot")
+                tag("circle", title, cx=low + score * _SIDE, cy=top + (1 - observed) * _SIDE,
+                    r=2.5 + (_LARGEST_DOT - 2.5) * math.sqrt(pairs / most), class_="pairs-dot")
             )  # fmt: skip
     for value in (0.0, 0.5, 1.0):
-        drawn.append(tag("text", f"{value:g}", x=low + value * _SIDE, y=_SIDE + 24, class_="middle"))
-        drawn.append(tag("text", f"{value:g}", x=low - 6, y=12 + (1 - value) * _SIDE, class_="end"))
-    drawn.append(tag("text", "score", x=low + _SIDE / 2, y=_SIDE + 40, class_="middle"))
-    size = f"0 0 {high + 10} {_SIDE + 46}"
-    picture = tag("svg", drawn, viewBox=size, width=high + 10, height=_SIDE + 46, role="img",
+        drawn.append(tag("text", f"{value:g}", x=low + value * _SIDE, y=top + _SIDE + 16, class_="middle"))
+        drawn.append(tag("text", f"{value:g}", x=low - 6, y=top + 4 + (1 - value) * _SIDE, class_="end"))
+    drawn.append(tag("text", "score", x=low + _SIDE / 2, y=top + _SIDE + 32, class_="middle"))
+    width, height = high + _LARGEST_DOT + 1, top + _SIDE + 38
+    picture = tag("svg", drawn, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img",
                   aria_label="Share of pairs that are there, by score")  # fmt: skip
     return tag("figure", tag("figcaption", "Share that is there, by score"), picture, class_="chart-card narrow")
 
@@ -105,7 +107,7 @@ def _table(f: Facts, group: dict[str, Any]) -> Html:
         ]
         name = roi_name(roi["roi"], f.look) if roi["roi"] in f.look else roi["roi"]
         rows.append(tag("tr", tag("th", name, scope="row"), [tag("td", text, class_="num") for text in numbers]))
-    head = tag("tr", [tag("th", text, scope="col") for text in heads])
+    head = tag("tr", [tag("th", text, scope="col", class_="num" if i else None) for i, text in enumerate(heads)])
     table = tag("table", tag("thead", head), tag("tbody", rows, class_="rows"))
     return tag("div", table, class_="scroll box", tabindex=0)
 

@@ -52,7 +52,7 @@ def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -
 
 def draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) -> None:
     """Draw one panel into axes of that size: gray picture, outlines, directions and a scale bar."""
-    rows, columns = panel.gray.shape
+    rows, columns = panel.gray.shape[:2]
     axes.imshow(
         panel.gray, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows, 0), interpolation="bilinear"
     )

@@ -15,6 +15,7 @@ from gleanseg.report.markup import Child, Html, duration, html, number, plural, 
 from gleanseg.report.presence import decision_charts
 from gleanseg.report.results import Estimate, Results, digits, metric_name
 from gleanseg.report.tables import counted, facts, results_table, rows_table
+from gleanseg.run.folder import text_encoder
 
 _MAX_ROI_LINES = 7
 _MAX_ACCESS_ROWS = 50
@@ -57,6 +58,8 @@ def _key_facts(f: Facts) -> Html:
 
 
 def _figure(f: Facts) -> Html:
+    if not f.segments:
+        return _auroc(f)
     if f.best is not None:
         main = f.best.main
         estimate = f.best.overall.get(main)
@@ -74,6 +77,19 @@ def _figure(f: Facts) -> Html:
         return _big(f"{_metric(f)}, validation during training", number(last.get("mean")), moment,
                     "patch-wise training check; run an evaluation for the final figure")  # fmt: skip
     return _big("No score yet", "–", "nothing was evaluated", "")  # noqa: RUF001
+
+
+def _auroc(f: Facts) -> Html:
+    """The figure of a presence network: of held-out cases when training has ended, else the last validation's."""
+    title = "AUROC, patches of held-out cases"
+    known = next((group for group in f.presence.get("groups", ()) if group.get("group") == "known"), None)
+    if known is not None:
+        pairs = plural(int(sum(known["pairs"])), "pair")
+        return _big(title, number(known["mean_auroc"]), "mean over ROIs", f"{pairs} of a patch and an ROI")
+    if f.validation:
+        last = f.validation[-1]
+        return _big(title, number(last.get("mean")), f"at step {last.get('step', 0):,}", "training goes on")
+    return _big(title, number(None), "nothing was validated", "")
 
 
 def _interval(estimate: Estimate, results: Results) -> str:
@@ -251,6 +267,9 @@ def recipe(f: Facts) -> Section:
     table = facts([
         ("Method", _named(r.get("method", {}))),
         ("Network", _named(r.get("network", {}))),
+        ("Head", _named(r.get("head", {}))),
+        ("Text encoder", text_encoder(f.info)),
+        ("ROI-aware network", _roi_aware(f.info)),
         ("Patch", _sizes(sampling.get("patch"), "voxels")),
         ("Voxel size", _sizes(spacing[::-1], "mm") if spacing else None),
         ("Batch", str(sampling.get("batch", ""))),
@@ -262,6 +281,15 @@ def recipe(f: Facts) -> Section:
     ])  # fmt: skip
     whole = tag("details", tag("summary", "recipe.toml"), tag("pre", tag("code", f.recipe_text), tabindex=0))
     return Section("recipe", "Recipe", html((table, whole)))
+
+
+def _roi_aware(info: dict[str, Any]) -> str | None:
+    """Which frozen network the method consulted."""
+    aware = info.get("roi_aware")
+    if not aware:
+        return None
+    outputs = plural(len(aware["outputs"]), "ROI")
+    return f"{_named(aware['network'])} of {aware['from']}, {outputs}, SHA-256 {aware['sha256'][:12]}"
 
 
 def _named(table: dict[str, Any]) -> str:

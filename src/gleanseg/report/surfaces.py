@@ -139,15 +139,18 @@ class _Surface(NamedTuple):
     def at(self, points_N3: NDArray[np.float64]) -> NDArray[np.float64]:
         """Distance inside at points; beyond the grid that of its edge, which is never more than the true one."""
         places = ((points_N3 - self.origin_3) / self.spacing_3).T
-        found: NDArray[np.float64] = ndimage.map_coordinates(self.inside_ZYX, places, order=1, mode="nearest")
-        return found.astype(np.float64)
+        found: NDArray[np.float64] = ndimage.map_coordinates(
+            self.inside_ZYX, places, output=np.float64, order=1, mode="nearest"
+        )
+        return found
 
     def normals(self, points_N3: NDArray[np.float64]) -> NDArray[np.float64]:
         """Outward directions of length 1."""
         steps_33 = np.diag(self.spacing_3)
         slopes = [(self.at(points_N3 - step) - self.at(points_N3 + step)) / (2 * step.max()) for step in steps_33]
-        normals = np.stack(slopes, axis=1)
-        return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        normals: NDArray[np.float64] = np.stack(slopes, axis=1)
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        return normals
 
 
 def _rays(frame: Frame, camera: Camera, width: int, height: int) -> NDArray[np.float64]:

@@ -66,12 +66,15 @@ class Run:
             parts: each writes further files and returns entries of run.json.
 
         Raises:
-            UserError: the folder exists and is not empty.
+            UserError: the folder exists and is not empty, or cannot be made.
         """
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path}: the run folder exists; continue it with --resume, or choose another --out")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --out") from None
         try:
             write_text(path / "recipe.toml", recipe.to_toml())
             write_text(path / "plan.json", plan.model_dump_json(indent=1))
@@ -168,6 +171,13 @@ class Run:
     def record_test_access(self, *, purpose: str, cases: int) -> None:
         """Log that the test split was read; nothing in a run reads it silently."""
         append_line(self.path / "access.jsonl", {"time": now(), "split": "test", "purpose": purpose, "cases": cases})
+
+
+def text_encoder(info: Mapping[str, Any]) -> str:
+    """What turned names of ROIs, or texts of the task, into vectors, as run.json tells it; empty where nothing did."""
+    made = [info[part] for part in ("codes", "texts") if part in info]
+    told = [" ".join(str(entry[key]) for key in ("encoder", "revision") if entry.get(key)) for entry in made]
+    return ", ".join(dict.fromkeys(filter(None, told)))
 
 
 def now() -> str:

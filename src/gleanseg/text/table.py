@@ -4,7 +4,6 @@ Axes: K rows of a table, R ROIs asked for, D numbers per row.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,18 +11,17 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from gleanseg.errors import UserError, nearest
 from gleanseg.rois.ontology import builtin
 from gleanseg.text.cache import Cache
 from gleanseg.text.encoders.encoder import Encoder
-from gleanseg.text.files import write_bytes
+from gleanseg.text.files import Arrays, read_arrays, write_arrays
 from gleanseg.text.prompts import prompts_of
 
 _KEY = "gleanseg_text_table"
 _VERSION = 1
+_MAKE = "gleanseg text encode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,20 +131,11 @@ class Table:
         Raises:
             UserError: missing, damaged, or not a table.
         """
+        arrays, told = read_arrays(path, key=_KEY, kind="table", make=_MAKE)
         try:
-            with safe_open(str(path), framework="np") as file:
-                text = (file.metadata() or {}).get(_KEY)
-                arrays = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such table; make it with 'gleanseg text encode -o {path}'") from None
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: not readable as a table ({error}); make it again: gleanseg text encode") from None
-        if text is None:
-            raise UserError(f"{path}: a safetensors file, but no table of text vectors; make one: gleanseg text encode")
-        try:
-            return _from_json(json.loads(text), arrays)
+            return _from_json(told, arrays)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: broken table ({error}); make it again: gleanseg text encode") from None
+            raise UserError(f"{path}: broken table ({error}); make it again: {_MAKE}") from None
 
     def save(self, path: Path, *, half: bool = False) -> None:
         """Write the table; it appears complete or not at all.
@@ -158,21 +147,15 @@ class Table:
         Raises:
             UserError: not writable.
         """
-        text = json.dumps(
-            {
-                "version": _VERSION,
-                "names": self.names,
-                "prompts": {name: list(texts) for name, texts in self.prompts.items()},
-                "origin": asdict(self.origin),
-            },
-            ensure_ascii=False,
-        )
+        told = {
+            "version": _VERSION,
+            "names": self.names,
+            "prompts": {name: list(texts) for name, texts in self.prompts.items()},
+            "origin": asdict(self.origin),
+        }
         kind = np.float16 if half else np.float32
         arrays = {"vectors": self.vectors_KD.astype(kind), "mean": self.mean_D.astype(kind)}
-        try:
-            write_bytes(path, to_bytes(arrays, metadata={_KEY: text}))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); name another place with -o") from None
+        write_arrays(path, arrays, key=_KEY, told=told)
 
     def of(self, rois: Sequence[str]) -> "Table":
         """The rows of these ROIs, in this order.
@@ -252,7 +235,7 @@ def unit_rows(rows: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:
     return (wide / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
-def _from_json(told: Any, arrays: Mapping[str, Float[np.ndarray, "..."]]) -> Table:
+def _from_json(told: Any, arrays: Arrays) -> Table:
     """Put a table together and check that its parts fit.
 
     Raises:

@@ -4,24 +4,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from gleanseg.data.sources.common import Draft, Names, assign_splits
-from gleanseg.errors import UserError, nearest
+from gleanseg.data.sources.common import Draft, Names
+from gleanseg.data.sources.published import arranged, compared, lists_of, published
+from gleanseg.errors import UserError
 
 if TYPE_CHECKING:
     import gleanseg.data.manifest
 
 _H5 = "mri_norm2.h5"
 _NRRD = ("lgemri.nrrd", "laendo.nrrd")
+_LISTS = {"train": "train.list", "test": "test.list"}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Import the Left Atrium benchmark: CASE/mri_norm2.h5 (or lgemri.nrrd + laendo.nrrd), train.list, test.list."""
+    """Import the Left Atrium benchmark: CASE/mri_norm2.h5, or CASE/lgemri.nrrd and laendo.nrrd of the challenge.
+
+    train.list and test.list give the split and its order; without them the published split is taken.
+    """
 
     split: str | None = None
-    """TRAIN/VALIDATION/TEST to draw among the cases of train.list (or all, without lists): rest/8/0.
-    Default: all train."""
+    """TRAIN/VALIDATION/TEST to draw among the cases of the training list (or all, where none is a published one):
+    rest/8/0. Default: all train."""
     seed: int = 0
     """Draws the split."""
     spacing: tuple[float, float, float] = (0.625, 0.625, 0.625)
@@ -31,14 +36,16 @@ class Options:
 
 
 def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifest":
-    """Read the lists; cases keep the published order, whose first N are the labelled ones of each setting.
+    """List the cases; they keep the published order, whose first N are the labelled ones of each setting.
+
+    Where a case has both forms, the h5 file is taken.
 
     Args:
         root: folder of the lists, or the folder of the cases.
         options: see ``Options``.
 
     Raises:
-        UserError: no case found, or a listed one has no folder.
+        UserError: no case found, a listed one has no folder, or an image has no label.
     """
     places = [root, *sorted(f for f in root.iterdir() if f.is_dir())] if root.is_dir() else []
     found: dict[str, Path] = {}
@@ -47,28 +54,16 @@ def to_manifest(root: Path, options: Options) -> "gleanseg.data.manifest.Manifes
             found.setdefault(file.parent.name, file)
     if not found:
         raise UserError(f"{root}: holds no CASE/{_H5} and no CASE/{_NRRD[0]}; name the folder that train.list lies in")
-    train, test = _listed(root, "train.list", found), _listed(root, "test.list", found)
-    if both := sorted(set(train or ()) & set(test or ())):
-        raise UserError(f"{root}: case {both[0]!r} stands in train.list and in test.list; remove it from one")
-    if train is None:
-        train = [id for id in sorted(found) if id not in (test or ())]
+    lists = lists_of(root, _LISTS, found, id_of=str, otherwise=published("la"))
+    cases = {id: _case(id, file, root, options) for id, file in found.items()}
     draft = Draft(name=options.name, root=root, names=Names((), own=False, source=root), channels=[("lge", "MR")])
-    draft.cases = [_case(id, found[id], root, options) for id in train]
-    assign_splits(draft.cases, options.split, seed=options.seed)
-    draft.cases += [_case(id, found[id], root, options) | {"split": "test"} for id in test or ()]
+    draft.cases = arranged(cases, lists, split=options.split, seed=options.seed)
     return draft.manifest()
 
 
-def _listed(root: Path, name: str, found: dict[str, Path]) -> list[str] | None:
-    """Ids of a list file, in its order; None when there is no such file."""
-    path = next((p for p in (root / name, root.parent / name) if p.is_file()), None)
-    if path is None:
-        return None
-    ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    for id in ids:
-        if id not in found:
-            raise UserError(f"{path}: lists case {id!r}, which has no folder in {root}{nearest(id, found)}")
-    return ids
+def notes(manifest: "gleanseg.data.manifest.Manifest") -> list[str]:
+    """Whether it is the published split."""
+    return compared(manifest, published("la"))
 
 
 def _case(id: str, file: Path, root: Path, options: Options) -> dict[str, Any]:
@@ -82,4 +77,6 @@ def _case(id: str, file: Path, root: Path, options: Options) -> dict[str, Any]:
             "spacing_mm": options.spacing,
         }
     image, label = _NRRD
+    if not file.with_name(label).is_file():
+        raise UserError(f"{file.parent}: holds {image} but no {label}; download it, or remove the folder")
     return case | {"images": (f"{folder}/{image}",), "labels": f"{folder}/{label}", "values": {255: ("left_atrium",)}}
