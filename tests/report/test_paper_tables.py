@@ -4,17 +4,16 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_finished import TEST, TRAIN, make_finished
 
 from gleanseg.cli.main import main
 from gleanseg.config import Recipe
 from gleanseg.data.sources.mots import tasks
 from gleanseg.errors import UserError
-from gleanseg.evaluate.evaluation import Evaluation
 from gleanseg.evaluate.protocol import Protocol
 from gleanseg.evaluate.scores import Row
 from gleanseg.report.finished import digest_of, find_row, read_finished
@@ -23,7 +22,6 @@ from gleanseg.report.papers import PaperTable
 from gleanseg.rois.ontology import builtin
 from support.data import write_cases, write_recipe
 
-TRAIN, TEST = [f"a{i}" for i in range(6)], ["t0", "t1", "t2"]
 TABLE = f"""
 title = "Left atrium"
 paper = "somebody, somewhere"
@@ -76,52 +74,11 @@ def table(tmp_path: Path) -> PaperTable:
     return PaperTable.load(str(tmp_path / "la.toml"))
 
 
-Change = Callable[[Path], None]
-
-
-def make(
-    path: Path, *, method: str = 'name = "mean_teacher"', seed: int = 0, labelled: int | None = 2, dice: float = 0.8,
-    hd95: float = 9.0, train: list[str] = TRAIN, validation: tuple[str, ...] = (), test: list[str] = TEST,
-    checkpoint: str = "main-00000020.safetensors", more: str = "", status: str = "finished", **evaluation: Any,
-) -> Path:  # fmt: skip
-    """A run folder with what the table reads; test cases score ``dice`` and a little more and less."""
-    (path / "checkpoints").mkdir(parents=True)
-    for step in (10, 20):
-        (path / "checkpoints" / f"main-{step:08d}.safetensors").touch()
-    (path / "predictions" / "test").mkdir(parents=True)
-    (path / "predictions" / "test" / "prediction.json").write_text(
-        json.dumps({"checkpoint": checkpoint, "mirror": False})
-    )
-    hidden = "" if labelled is None else f"[data]\nlabelled = {labelled}\n"
-    (path / "recipe.toml").write_text(f'manifest = "m.json"\nseed = {seed}\n{hidden}[method]\n{method}\n{more}')
-    info = {"gleanseg": 1, "status": status, "manifest_digest": "m" * 64, "rois": ["left_atrium"]}
-    (path / "run.json").write_text(json.dumps(info))
-    seen = {id: ["left_atrium"] if labelled is None or i < labelled else [] for i, id in enumerate(train)}
-    (path / "splits.json").write_text(json.dumps({"train": seen, "validation": list(validation)}))
-    (path / "access.jsonl").write_text('{"split": "test", "purpose": "evaluate", "cases": 3}\n')
-    protocol = Protocol.load("ssl3d")
-    rows = [
-        Row(id, "left_atrium", metric, value)
-        for i, id in enumerate(test)
-        for metric, value in {
-            "dice": dice + 0.01 * (i - 1), "hd95": hd95, "reference_ml": 1.0, "prediction_ml": 1.0
-        }.items()
-    ]  # fmt: skip
-    given: dict[str, Any] = {
-        "protocol": "ssl3d", "protocol_digest": protocol.digest(), "metrics": ("dice", "hd95"), "unit": "voxel",
-        "manifest": "la", "manifest_digest": "m" * 64, "split": "test", "split_digest": digest_of(test),
-        "predictions": "p", "predictions_digest": "p" * 64, "created": "2025-01-01T00:00:00+00:00", "version": "0.1.0",
-        "rows": tuple(rows),
-    }  # fmt: skip
-    Evaluation(**given | evaluation).save(path / "evaluation" / "test-ssl3d.json")
-    return path
-
-
 def test_each_run_finds_its_row(table: PaperTable, tmp_path: Path) -> None:
-    make(tmp_path / "runs" / "a", dice=0.8)
-    make(tmp_path / "runs" / "deep" / "b", method='name = "mean_teacher"\nlam = 1.0', dice=0.85, hd95=12.0)
-    make(tmp_path / "runs" / "c", method='name = "supervised"', labelled=None, dice=0.9)
-    make(tmp_path / "runs" / "d", method='name = "supervised"', labelled=3, dice=0.6)
+    make_finished(tmp_path / "runs" / "a", dice=0.8)
+    make_finished(tmp_path / "runs" / "deep" / "b", method='name = "mean_teacher"\nlam = 1.0', dice=0.85, hd95=12.0)
+    make_finished(tmp_path / "runs" / "c", method='name = "supervised"', labelled=None, dice=0.9)
+    make_finished(tmp_path / "runs" / "d", method='name = "supervised"', labelled=3, dice=0.6)
     found = compare_with_paper(table, tmp_path / "runs")
     assert (found.refused, found.unready, found.missing) == ((), (), ("supervised-2",))
     shown = [(r.id, r.source, [round(c.value, 2) for c in r.cells]) for r in found.rows]
@@ -151,7 +108,7 @@ def test_each_run_finds_its_row(table: PaperTable, tmp_path: Path) -> None:
 
 def test_seeds_give_one_row_with_an_interval(table: PaperTable, tmp_path: Path) -> None:
     for seed, dice in enumerate((0.80, 0.82, 0.87)):
-        make(tmp_path / f"s{seed}", seed=seed, dice=dice)
+        make_finished(tmp_path / f"s{seed}", seed=seed, dice=dice)
     found = compare_with_paper(table, tmp_path)
     cell = found.rows[1].cells[0]
     assert (cell.over, len(found.rows[1].runs)) == ("seeds", 3)
@@ -159,8 +116,8 @@ def test_seeds_give_one_row_with_an_interval(table: PaperTable, tmp_path: Path) 
     # Sample deviation 3.6056; Student's t of 2 degrees of freedom is 4.3027.
     assert (cell.high - cell.low) / 2 == pytest.approx(4.3027 * 3.60555 / math.sqrt(3), rel=1e-4)
     assert over_seeds([5.0, 5.0]).low == 5.0
-    make(tmp_path / "again", seed=0)
-    make(tmp_path / "other", seed=3, more="[optimizer]\nlr = 0.5\n")
+    make_finished(tmp_path / "again", seed=0)
+    make_finished(tmp_path / "other", seed=3, more="[optimizer]\nlr = 0.5\n")
     found = compare_with_paper(table, tmp_path)
     assert len(found.refused) == 2  # "again" is read first: s0 repeats it, and the other recipe differs
     assert "s0: repeats seed 0" in found.refused[1]
@@ -188,7 +145,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_runs_that_may_not_stand_in_the_table(
     table: PaperTable, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    path = make(tmp_path / "run", **change)
+    path = make_finished(tmp_path / "run", **change)
     with pytest.raises(UserError, match=said) as told:
         read_finished(path, table, Protocol.load("ssl3d"))
     assert "\n" not in str(told.value)
@@ -198,24 +155,24 @@ def test_runs_that_may_not_stand_in_the_table(
 
 
 def test_a_validation_part_of_the_training_cases_is_fine(table: PaperTable, tmp_path: Path) -> None:
-    path = make(tmp_path / "run", train=TRAIN[:5], validation=("a5",), checkpoint="best.safetensors")
+    path = make_finished(tmp_path / "run", train=TRAIN[:5], validation=("a5",), checkpoint="best.safetensors")
     assert read_finished(path, table, Protocol.load("ssl3d")).record["validation_cases"] == 1
 
 
 def test_what_is_not_ready_is_told(table: PaperTable, tmp_path: Path) -> None:
-    make(tmp_path / "a", status="interrupted")
-    (make(tmp_path / "b", seed=1) / "evaluation" / "test-ssl3d.json").unlink()
+    make_finished(tmp_path / "a", status="interrupted")
+    (make_finished(tmp_path / "b", seed=1) / "evaluation" / "test-ssl3d.json").unlink()
     found = compare_with_paper(table, tmp_path)
     assert "training is interrupted; continue it with --resume" in found.unready[0]
     assert "run predict and `evaluate --protocol ssl3d`" in found.unready[1]
-    make(tmp_path / "presence", method='name = "presence"')
+    make_finished(tmp_path / "presence", method='name = "presence"')
     assert "'presence' segments nothing" in compare_with_paper(table, tmp_path).unready[2]
-    (make(tmp_path / "c", seed=2) / "predictions" / "test" / "prediction.json").unlink()
+    (make_finished(tmp_path / "c", seed=2) / "predictions" / "test" / "prediction.json").unlink()
     assert "prediction.json: no such file" in compare_with_paper(table, tmp_path).refused[0]
 
 
 def test_files(table: PaperTable, tmp_path: Path) -> None:
-    make(tmp_path / "runs" / "a", dice=0.8)
+    make_finished(tmp_path / "runs" / "a", dice=0.8)
     paths = compare_with_paper(table, tmp_path / "runs").save(tmp_path / "out")
     assert [p.name for p in paths] == ["la.json", "la.csv"]
     data = json.loads(paths[0].read_text())
@@ -296,7 +253,7 @@ def test_tables_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_command_prints_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "la.toml").write_text(TABLE)
     for seed in (0, 1):
-        make(tmp_path / "runs" / f"s{seed}", seed=seed, dice=0.8 + 0.02 * seed)
+        make_finished(tmp_path / "runs" / f"s{seed}", seed=seed, dice=0.8 + 0.02 * seed)
     assert main(["bench", str(tmp_path / "la.toml"), "--runs", str(tmp_path / "runs")]) == 0
     told = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in told.splitlines()]
@@ -304,7 +261,7 @@ def test_the_command_prints_every_row(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ours, 2 seeds ssl3d 81.00 9.00" in lines
     assert lines.count("ours not run") == 3
     assert (tmp_path / "runs" / "la.json").is_file()
-    make(tmp_path / "runs" / "leaky", seed=5, validation=("t0",))
+    make_finished(tmp_path / "runs" / "leaky", seed=5, validation=("t0",))
     assert main(["bench", str(tmp_path / "la.toml"), "--runs", str(tmp_path / "runs")]) == 1
     assert "refused" in capsys.readouterr().out
     assert main(["bench", "mots", "--runs", str(tmp_path / "runs"), "-o", str(tmp_path)]) == 0
@@ -325,8 +282,7 @@ def test_missing_rows_are_trained(tmp_path: Path, capsys: pytest.CaptureFixture[
         '[[column]]\nroi = "liver"\nhead = "liver"\n[[column]]\nroi = "spleen"\nhead = "spleen"\n'
         '[[mean]]\nid = "mean"\nhead = "mean"\n'
         + "".join(
-            f'[[row]]\nid = "{m}"\nname = "{m}"\nmatch = {{ "method.name" = "{m}" }}\nrecipe = "recipe.toml"\n'
-            f"override = ['method.name=\"{m}\"']\n"
+            f'[[row]]\nid = "{m}"\nname = "{m}"\nrecipe = "recipe.toml"\nchange = {{ "method.name" = "{m}" }}\n'
             for m in ("supervised", "mean_teacher")
         )
     )

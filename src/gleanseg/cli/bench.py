@@ -1,6 +1,5 @@
 """``gleanseg bench``: finished runs beside a paper's table, and training of the rows that are missing."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,14 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Sequence
 
     from gleanseg.config import Recipe
-    from gleanseg.report.paper_tables import Cell, Comparison, TableRow
     from gleanseg.report.papers import PaperRow, PaperTable
-
-_WIDEST = 1000  # characters
-_MARKS = {1: "[bold]{}[/bold]\N{SUPERSCRIPT ONE}", 2: "[underline]{}[/underline]\N{SUPERSCRIPT TWO}", None: "{} "}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +21,30 @@ class Command:
 
     Example: gleanseg bench mots --runs runs/mots
 
-    Example: gleanseg bench mots --runs runs/mots --train --manifest data/mots.json --seeds 0 1 2
+    Example: gleanseg bench left-atrium --runs runs/la --labelled 8 --methods supervised llm_segnet --train --seeds 0 1
     """
 
     table: tyro.conf.Positional[str]
-    """Table: mots, or a TOML file of your own."""
+    """Table: mots; left-atrium, pancreas-ct, brats19; left-atrium-ablation, pancreas-ct-ablation; or a TOML file of
+    your own."""
     runs: Path
     """Folder of run folders."""
     protocol: str | None = None
     """Protocol of our numbers. Default: the table's."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for the JSON and CSV files. Default: --runs."""
+    labelled: int | None = None
+    """Show and train only rows with so many labelled cases. The files hold all rows."""
+    methods: tuple[str, ...] = ("all",)
+    """Show and train only rows of these methods."""
     train: bool = False
     """First train, predict and evaluate the missing rows, one after the other; unfinished runs continue."""
     only: tuple[str, ...] = ()
-    """Rows to train. Default: all that are missing."""
+    """Rows to train, by id. Default: all that are missing."""
     seeds: tuple[int, ...] = (0,)
     """Seeds to train of each row."""
     recipes: Path | None = None
-    """Folder of the table's recipes. Default: recipes/TABLE."""
+    """Folder of the table's recipes. Default: recipes/ and the name of the table's benchmark."""
     manifest: Path | None = None
     """Manifest to train on. Default: as the recipes say."""
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -52,30 +52,58 @@ class Command:
 
     def run(self) -> int:
         """Train what is missing, collect, print and write."""
+        from gleanseg.cli.paper_table import show
         from gleanseg.cli.progress import console
         from gleanseg.errors import UserError
         from gleanseg.report.paper_tables import compare_with_paper
         from gleanseg.report.papers import PaperTable
 
         table = PaperTable.load(self.table)
+        rows = self._wanted(table)
         if self.train:
-            self._train(table)
+            self._train(table, rows)
         elif not self.runs.is_dir():
             raise UserError(f"{self.runs}: no such folder; name the folder of the run folders, or add --train")
         found = compare_with_paper(table, self.runs, protocol=self.protocol)
-        show(found)
+        show(found.only(labelled=self.labelled, methods=self._methods))
         for path in found.save(self.out or self.runs):
             console.print(f"saved: [bold]{path}[/bold]")
         return 1 if found.refused else 0
 
-    def _train(self, table: "PaperTable") -> None:
+    @property
+    def _methods(self) -> tuple[str, ...]:
+        """The chosen methods as they are called in recipes; empty: all."""
+        return () if "all" in self.methods else tuple(name.replace("-", "_") for name in self.methods)
+
+    def _wanted(self, table: "PaperTable") -> list["PaperRow"]:
+        from gleanseg.errors import UserError, nearest
+
+        counts = sorted({row.labelled for row in table.row if row.labelled is not None})
+        if self.labelled is not None and self.labelled not in counts:
+            told = f"rows with {' or '.join(map(str, counts))}" if counts else "no rows that hide labels; leave it out"
+            raise UserError(f"--labelled {self.labelled}: {table.name} has {told}")
+        known = list(dict.fromkeys(table.method(row) for row in table.row))
+        if strange := [name for name in self._methods if name not in known]:
+            raise UserError(
+                f"--methods {strange[0]}: not in {table.name}{nearest(strange[0], known)} ({', '.join(known)})"
+            )
+        return [
+            row
+            for row in table.row
+            if self.labelled in (None, row.labelled) and (not self._methods or table.method(row) in self._methods)
+        ]
+
+    def _train(self, table: "PaperTable", wanted: "Sequence[PaperRow]") -> None:
         from gleanseg.cli.progress import console
         from gleanseg.errors import UserError, nearest
         from gleanseg.report.paper_tables import compare_with_paper
 
-        rows = {row.id: row for row in table.row if row.recipe}
+        rows = {row.id: row for row in wanted if row.recipe}
         if strange := [id for id in self.only if id not in rows]:
             raise UserError(f"--only {strange[0]}: no such row to train{nearest(strange[0], rows)} ({', '.join(rows)})")
+        if not rows:
+            names = ", ".join(dict.fromkeys(table.method(row) for row in table.row if row.recipe))
+            raise UserError(f"--train: none of the chosen rows has a recipe (methods with one: {names})")
         found = compare_with_paper(table, self.runs, protocol=self.protocol)
         there = {(row.id, run["seed"]) for row in found.rows for run in row.runs}
         todo = [(rows[id], seed) for id in self.only or rows for seed in self.seeds if (id, seed) not in there]
@@ -92,10 +120,12 @@ class Command:
         from gleanseg.errors import UserError
         from gleanseg.report.finished import digest_of
 
-        folder = self.recipes or Path("recipes") / table.name
-        recipe = Recipe.load(folder / row.recipe, overrides=[*row.override, f"seed={seed}", *self.override])
+        folder = self.recipes or Path("recipes") / table.benchmark
+        recipe = Recipe.load(folder / row.recipe, overrides=[*row.overrides(), f"seed={seed}", *self.override])
         if self.manifest is not None:
             recipe = recipe.model_copy(update={"manifest": self.manifest.absolute()})
+        if table.split is None:
+            return recipe
         manifest = Manifest.load(recipe.manifest)
         ids = {case.id: case.split for case in manifest.cases}
         for name, wanted in (("test", table.split.test), ("train", table.split.train)):
@@ -126,86 +156,3 @@ class Command:
                 api.predict(out, split="test", resume=True, progress=progress)
             with bar("evaluate") as progress:
                 api.evaluate(out, split="test", protocol=self.protocol or table.protocol, progress=progress)
-
-
-def show(found: "Comparison") -> None:
-    """Print the table, and below it what its numbers are."""
-    from rich.console import Console
-
-    from gleanseg.cli.progress import console
-
-    wide = _table(found, columns=True)
-    needed = console.measure(wide, options=console.options.update(max_width=_WIDEST)).maximum
-    if not console.is_terminal:
-        Console(highlight=False, width=needed).print(wide)  # a file has no width
-    elif needed <= console.width or not found.table.mean:
-        console.print(wide)
-    else:
-        console.print(_table(found, columns=False))
-        console.print(f"[dim]single ROIs: in the files, or on a terminal of {needed} characters[/dim]")
-    lines = [
-        f"paper: {found.table.paper}; ours: {found.protocol.summary}",
-        "\N{SUPERSCRIPT ONE} best, \N{SUPERSCRIPT TWO} second of the column, the paper's rows and ours apart;"
-        " intervals: 95 %, over seeds, or over the cases of a single run",
-        *found.table.notes,
-    ]
-    for line in lines:
-        console.print(f"[dim]{line}[/dim]")
-    for line in found.unready:
-        console.print(f"[yellow]no row yet[/yellow] {line}")
-    for line in found.refused:
-        console.print(f"[red]refused[/red] {line}")
-
-
-def _table(found: "Comparison", *, columns: bool) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = found.table
-    first = len(table.column) if not columns else 0
-    drawn = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("method", "", "protocol"):
-        drawn.add_column(head, no_wrap=True)
-    for head in _heads(found)[first:]:
-        drawn.add_column(head, justify="right", no_wrap=True)
-    counts = [f"[dim]{c.train}/{c.test}[/dim] " if c.test else "" for c in table.column] + [""] * len(table.mean)
-    if any(counts[first:]):
-        drawn.add_row("[dim]train/test cases[/dim]", "", "", *counts[first:])
-    for row in found.rows:
-        name = row.name if row.labelled is None or row.id == row.name else f"{row.name} ({row.labelled} labelled)"
-        if row.source == "ours" and any(r.id == row.id and r.source == "paper" for r in found.rows):
-            name = ""
-        if not row.cells:
-            drawn.add_row(name, "ours", "[dim]not run[/dim]")
-            continue
-        drawn.add_row(name, _source(row), row.protocol, *map(_shown, row.cells[first:]))
-        if row.source == "ours" and any(not math.isnan(cell.low) for cell in row.cells[first:]):
-            drawn.add_row("", "", "[dim]interval[/dim]", *map(_interval, row.cells[first:]))
-    return drawn
-
-
-def _heads(found: "Comparison") -> list[str]:
-    table = found.table
-    several = len({column.metric for column in table.column}) > 1
-    heads = []
-    for i, column in enumerate(table.column):
-        before = table.column[i - 1].task if i else None
-        task = column.task if column.task != before else ""
-        heads.append(f"{task.replace(' ', chr(10))}\n{column.head}" if not several else column.head)
-    return [*heads, *(mean.head for mean in table.mean)]
-
-
-def _source(row: "TableRow") -> str:
-    if row.source == "paper":
-        return "paper"
-    return f"ours, {len(row.runs)} seeds" if len(row.runs) > 1 else "ours"
-
-
-def _shown(cell: "Cell") -> str:
-    if math.isnan(cell.value):
-        return "[dim]-[/dim] "
-    return _MARKS[cell.place].format(f"{cell.value:.2f}")
-
-
-def _interval(cell: "Cell") -> str:
-    return "" if math.isnan(cell.low) else f"[dim]{cell.low:.1f}\N{EN DASH}{cell.high:.1f}[/dim]"

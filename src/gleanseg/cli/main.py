@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "predict",
     "evaluate": "evaluate",
     "report": "report",
+    "picture": "picture",
     "presence": "presence",
     "text": "text",
     "bench": "bench",

@@ -186,11 +186,17 @@ class Evaluation:
 
 
 def compare(
-    a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], *, metric: str = "dice", seed: int = 0
+    a: Evaluation | Sequence[Evaluation],
+    b: Evaluation | Sequence[Evaluation],
+    *,
+    metric: str = "dice",
+    rois: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> PairedTest:
     """Test whether ``a`` scores other than ``b``; each is one evaluation, or one per training seed.
 
     All must be made with one protocol on the same split; pairs (case, ROI) that only some of them hold are left out.
+    ``rois`` are those that count; default: all.
 
     Raises:
         UserError: protocols or splits differ, or there is nothing in common.
@@ -208,7 +214,8 @@ def compare(
                 f"compare: the cases of {first.predictions} and {other.predictions} differ; evaluate one split"
             )
     cases = tuple(dict.fromkeys(c for e in everything for c in e.cases))
-    rois = tuple(dict.fromkeys(r for e in everything for r in e.rois))
+    held = dict.fromkeys(r for e in everything for r in e.rois)
+    rois = tuple(r for r in held if rois is None or r in rois)
     stacks = [np.stack([_aligned(e, metric, cases, rois) for e in group]) for group in groups]
     try:
         return paired_test(stacks[0], stacks[1], seed=seed)
@@ -218,8 +225,9 @@ def compare(
 
 def _aligned(evaluation: Evaluation, metric: str, cases: Sequence[str], rois: Sequence[str]) -> NDArray[np.float64]:
     table = np.full((len(cases), len(rois)), np.nan)
-    c, r = [cases.index(x) for x in evaluation.cases], [rois.index(x) for x in evaluation.rois]
-    table[np.ix_(c, r)] = evaluation.values(metric)
+    wanted = [roi for roi in evaluation.rois if roi in rois]
+    c, r = [cases.index(x) for x in evaluation.cases], [rois.index(x) for x in wanted]
+    table[np.ix_(c, r)] = evaluation.values(metric)[:, [evaluation.rois.index(x) for x in wanted]]
     return table
 
 

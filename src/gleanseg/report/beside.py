@@ -11,9 +11,10 @@ from gleanseg.evaluate.predictions import Predictions
 from gleanseg.evaluate.surface import join_boxes
 from gleanseg.report.facts import Facts
 from gleanseg.report.figures import view
-from gleanseg.report.gallery import Scene, load_scene, panel_strip, planes
+from gleanseg.report.gallery import panel_strip, planes
 from gleanseg.report.markup import Html, html, number, plural, tag
 from gleanseg.report.results import Results, digits, is_share, metric_name
+from gleanseg.report.scenes import Scene, read_scenes
 from gleanseg.report.tables import Look, roi_name
 
 MAX_CASES = 6
@@ -84,7 +85,7 @@ def _differing(case: str, rois: Sequence[str], columns: Sequence[Column]) -> tup
 
 def _row(case: Case, manifest: Manifest, rois: Sequence[str], look: Look, columns: Sequence[Column]) -> Html:
     try:
-        scenes = [load_scene(case, manifest, column.predictions, rois) for column in columns]
+        scenes = read_scenes(manifest, case, [column.predictions for column in columns], rois=rois)
     except UserError as error:
         return tag("p", f"No picture: {error}", class_="empty")
     there = [roi for roi in rois if any(scene.box(roi) for scene in scenes)]

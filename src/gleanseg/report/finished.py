@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gleanseg.errors import UserError
 from gleanseg.evaluate.evaluation import Evaluation
 from gleanseg.evaluate.protocol import Protocol
 from gleanseg.evaluate.scores import VOLUMES
+from gleanseg.methods import method_class
 from gleanseg.report.papers import PaperRow, PaperTable
 from gleanseg.run.folder import Run, read_lines
 
@@ -28,6 +29,7 @@ class Finished:
     Attributes:
         path: the run folder.
         row: id of the table's row, or a name of its own when no row describes it.
+        method: of the last stage.
         settings: SHA-256 of the recipe without its seed; runs of one row must share it.
         seed: of the run.
         labelled: training cases with a visible label, when the recipe hides some; None: all labels are used.
@@ -37,6 +39,7 @@ class Finished:
 
     path: Path
     row: str
+    method: str
     settings: str
     seed: int
     labelled: int | None
@@ -103,14 +106,14 @@ def read_finished(path: Path, table: PaperTable, protocol: Protocol) -> Finished
         "labelled_cases": len(labelled), "labelled_sha256": digest_of(labelled),
         "predictions_sha256": evaluation.predictions_digest, "checkpoint": origin.get("checkpoint"),
         "checkpoint_sha256": origin.get("checkpoint_sha256"), "inference": _inference(origin),
-        "test_reads": len(reads), "version": evaluation.version, "evaluated": evaluation.created,
+        "test_reads": len(reads), "trained_by": _code(run), "version": evaluation.version,
+        "evaluated": evaluation.created,
     }  # fmt: skip
     settings = run.recipe.model_copy(update={"seed": 0}).digest()
     seen = len(labelled) if hides_labels(run.recipe) else None
-    name = row.id if row else method if seen is None else f"{method}, {seen} labelled"
     return Finished(
-        path=path, row=name, settings=settings, seed=run.recipe.seed, labelled=seen, evaluation=evaluation,
-        record=record,
+        path=path, row=row.id if row else own_name(run.recipe, table, labelled=seen), method=method, settings=settings,
+        seed=run.recipe.seed, labelled=seen, evaluation=evaluation, record=record,
     )  # fmt: skip
 
 
@@ -121,17 +124,39 @@ def hides_labels(recipe: Recipe) -> bool:
 
 def find_row(recipe: Recipe, table: PaperTable, *, num_labelled: int) -> PaperRow | None:
     """The row that describes a recipe best; None when none does."""
-    flat = _flat({**recipe.model_dump(mode="json"), "method": recipe.stages[-1].method.model_dump(mode="json")})
+    flat = _settings(recipe)
     fitting = [
         row
         for row in table.row
-        if all(flat.get(key) == value for key, value in row.match.items())
+        if all(flat.get(key) == value for key, value in table.keys(row).items())
         and (not hides_labels(recipe) if row.labelled is None else row.labelled == num_labelled)
     ]
-    return max(fitting, key=lambda row: len(row.match), default=None)
+    return max(fitting, key=lambda row: len(table.keys(row)), default=None)
+
+
+def own_name(recipe: Recipe, table: PaperTable, *, labelled: int | None) -> str:
+    """Name of a run that no row describes: its method, its labels, and what tells it from the nearest row."""
+    flat = _settings(recipe)
+    method = str(flat["method.name"])
+    near = [table.keys(row) for row in table.row if (table.method(row), row.labelled) == (method, labelled)]
+    apart = [[f"{k} = {flat.get(k)}" for k, value in keys.items() if flat.get(k) != value] for keys in near]
+    seen = [] if labelled is None else [f"{labelled} labelled"]
+    return ", ".join([method, *seen, *min(apart, key=len, default=[])])
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with dotted keys; ``method`` is that of its last stage, with the options it leaves out."""
+    named = recipe.stages[-1].method
+    try:
+        options = asdict(method_class(named)[1])
+    except UserError:  # a plug-in that is not installed here; its results may stand in the table all the same
+        options = named.options
+    return _flat({**recipe.model_dump(mode="json"), "method": {"name": named.name, **options}})
 
 
 def _check_split(path: Path, table: PaperTable, evaluation: Evaluation, train: set[str], labelled: set[str]) -> None:
+    if table.split is None:
+        return
     wanted = {"test": table.split.test, "train": table.split.train}
     found = {"test": evaluation.split_digest, "train": digest_of(train)}
     sizes = {"test": len(evaluation.cases), "train": len(train)}
@@ -179,6 +204,11 @@ def _checkpoint(path: Path, run: Run) -> dict[str, Any]:
             " on validation: another can only have been chosen by its test scores; predict and evaluate again"
         )
     return origin
+
+
+def _code(run: Run) -> dict[str, Any]:
+    """Version of gleanseg that trained the run, and the commit where it came from a checkout."""
+    return {"version": run.info.get("version"), "commit": run.info.get("environment", {}).get("commit")}
 
 
 def _inference(origin: dict[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,16 @@
-"""The picture part: which cases and ROIs are shown, worst first, and the reading of their volumes."""
+"""The picture part: which cases and ROIs are shown, worst first."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gleanseg.data.images import to_ras
-from gleanseg.data.labels import read_image, read_labels
-from gleanseg.data.manifest import Case, Manifest, State
+from gleanseg.data.manifest import Case, Manifest
 from gleanseg.errors import UserError
-from gleanseg.evaluate.labels import Labels, Layer
 from gleanseg.evaluate.predictions import Predictions
-from gleanseg.evaluate.surface import Box, join_boxes
+from gleanseg.evaluate.surface import Box
 from gleanseg.report.figures import Panel, largest_slices, panel_svg, panels, scale_bar_mm, view, window
 from gleanseg.report.markup import Html, html, number, plural, tag
 from gleanseg.report.results import Results, digits, is_share, metric_name
+from gleanseg.report.scenes import Scene, read_scenes
 from gleanseg.report.tables import Look, counted, roi_name
 
 ROIS_PER_CASE = 6
@@ -26,28 +20,6 @@ MAX_BYTES = 5_500_000
 _ALL_OUTLINES = 12  # with more ROIs, a picture shows only its own
 _OPEN_CASES = 3
 _ROW_HEIGHT = 250
-
-
-class Scene(NamedTuple):
-    """One case in canonical RAS order.
-
-    Attributes:
-        image: first channel, Z Y X.
-        spacing_ZYX_mm: voxel size.
-        modality: of the first channel.
-        reference: masks of the annotated ROIs.
-        prediction: masks of the predicted ROIs whose truth is known.
-    """
-
-    image: NDArray[np.float32]
-    spacing_ZYX_mm: tuple[float, float, float]
-    modality: str
-    reference: Labels
-    prediction: Labels
-
-    def box(self, roi: str) -> Box | None:
-        """Bounding box of an ROI in reference and prediction; None when both are empty."""
-        return join_boxes(self.reference.box(roi), self.prediction.box(roi))
 
 
 def gallery(
@@ -88,7 +60,7 @@ def _case(
     is_open: bool,
 ) -> Html:  # fmt: skip
     try:
-        scene = load_scene(case, manifest, predicted, rois)
+        (scene,) = read_scenes(manifest, case, [predicted], rois=rois)
         body = _figures(case, scene, look, results)
     except UserError as error:
         body = tag("p", f"No picture: {error}", class_="empty")
@@ -98,43 +70,6 @@ def _case(
     heading = tag("summary", tag("span", case.id, class_="case-id"), tag("span", score, class_="score"),
                   tag("span", f"site {case.site}" if case.site else None, class_="quiet"))  # fmt: skip
     return tag("details", heading, body, class_="case", open=is_open)
-
-
-def load_scene(case: Case, manifest: Manifest, predicted: Predictions, rois: Sequence[str]) -> Scene:
-    """Read a case, its reference and its prediction.
-
-    Raises:
-        UserError: a file that is missing, damaged or on another grid.
-    """
-    volume = read_image(manifest, case)
-    canonical, grid, axes = to_ras(volume)
-    prediction = predicted.read(case.id, volume.grid)
-    states = manifest.states(case)
-    known = [roi for roi in rois if states.get(roi, State.UNKNOWN) is not State.UNKNOWN] or list(rois)
-    labels = read_labels(manifest, case)
-    layers = [Layer(axes.apply(labels.codes), labels.table)] if labels is not None else []
-    return Scene(
-        image=canonical[0],
-        spacing_ZYX_mm=grid.spacing_ZYX_mm,
-        modality=manifest.channels[0].modality,
-        reference=_only(rois, Labels(layers, rois=manifest.rois, shape_ZYX=grid.shape_ZYX)),
-        prediction=_only(
-            known,
-            Labels(
-                [layer._replace(codes_ZYX=axes.apply(layer.codes_ZYX)) for layer in prediction.layers],
-                rois=prediction.rois,
-                shape_ZYX=grid.shape_ZYX,
-            ),
-        ),
-    )
-
-
-def _only(rois: Sequence[str], labels: Labels) -> Labels:
-    """The same masks of some ROIs."""
-    held = [roi for roi in rois if roi in labels]
-    columns = [labels.rois.index(roi) for roi in held]
-    layers = [layer._replace(table_VR=layer.table_VR[:, columns]) for layer in labels.layers]
-    return Labels(layers, rois=held, shape_ZYX=labels.shape_ZYX)
 
 
 def _figures(case: Case, scene: Scene, look: Look, results: Results | None) -> Html:

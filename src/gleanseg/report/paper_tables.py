@@ -3,8 +3,8 @@
 import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from gleanseg.evaluate.statistics import LEVEL, bootstrap_interval
 from gleanseg.report.finished import Finished, NotReadyError, read_finished
 from gleanseg.report.papers import Mean, PaperTable
 from gleanseg.report.results import is_share
+from gleanseg.report.versus import Versus, versus
 from gleanseg.run.folder import write_text
 
 FORMAT = 1
@@ -51,19 +52,23 @@ class TableRow:
         id: of the paper's row, or a name of its own.
         name: for people.
         source: the paper, or our runs.
+        method: name of the method; empty when the table does not tell.
         labelled: labelled training cases; None: all labels.
         protocol: how its numbers were made.
         cells: by column, then by mean, in the table's order; empty when it was not run.
         runs: where they come from.
+        versus: ours tested against other rows of ours.
     """
 
     id: str
     name: str
     source: Literal["paper", "ours"]
+    method: str
     labelled: int | None
     protocol: str
     cells: tuple[Cell, ...]
     runs: tuple[dict[str, Any], ...] = ()
+    versus: tuple[Versus, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,16 @@ class Comparison:
     rows: tuple[TableRow, ...]
     unready: tuple[str, ...]
     refused: tuple[str, ...]
+
+    def only(self, *, labelled: int | None = None, methods: Sequence[str] = ()) -> "Comparison":
+        """The same with fewer rows; places and tests stay those of the whole table.
+
+        Args:
+            labelled: number of labelled cases; None: any.
+            methods: names; empty: all.
+        """
+        rows = (r for r in self.rows if labelled in (None, r.labelled) and (not methods or r.method in methods))
+        return replace(self, rows=tuple(rows))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -106,19 +121,25 @@ class Comparison:
         return {
             "gleanseg": FORMAT,
             "table": table.name,
+            "benchmark": table.benchmark,
             "title": table.title,
             "paper": table.paper,
             "notes": list(table.notes),
             "protocol": {"name": self.protocol.name, "sha256": self.protocol.digest()},
-            "split": table.split.model_dump(),
+            "split": table.split.model_dump() if table.split else None,
             "columns": [column.model_dump() for column in table.column],
             "means": [mean.model_dump() for mean in table.mean],
             "confidence": LEVEL,
             "rows": [
                 {
-                    "id": row.id, "name": row.name, "source": row.source, "labelled": row.labelled,
-                    "protocol": row.protocol, "run": bool(row.cells) if row.source == "ours" else None,
+                    "id": row.id, "name": row.name, "source": row.source, "method": row.method,
+                    "labelled": row.labelled, "protocol": row.protocol,
+                    "run": bool(row.cells) if row.source == "ours" else None,
                     "cells": [{k: _plain(v) for k, v in cell._asdict().items()} for cell in row.cells],
+                    "versus": [
+                        {"verdict": test.verdict, **{k: _plain(v) for k, v in test._asdict().items()}}
+                        for test in row.versus
+                    ],
                     "runs": list(row.runs),
                 }
                 for row in self.rows
@@ -172,26 +193,42 @@ def compare_with_paper(table: PaperTable, runs: Path, *, protocol: str | None = 
         try:
             run = read_finished(path, table, chosen)
             _check_seeds(run, finished)
+            if table.split is None:
+                _check_cases(run, finished)
             finished.append(run)
         except NotReadyError as error:
             unready.append(str(error))
         except UserError as error:
             refused.append(str(error))
+    groups: dict[str, list[Finished]] = {}
+    for run in finished:
+        groups.setdefault(run.row, []).append(run)
+    rows = _ranked(_rows(groups, table, chosen), table)
+    return Comparison(table=table, protocol=chosen, rows=rows, unready=tuple(unready), refused=tuple(refused))
+
+
+def _rows(groups: Mapping[str, Sequence[Finished]], table: PaperTable, protocol: Protocol) -> list[TableRow]:
+    levels = {
+        row: _cell([run.evaluation for run in runs], table.tested_rois, table.tested_metric).value
+        for row, runs in groups.items()
+    }
+    tests = versus(groups, table, levels=levels)
     rows: list[TableRow] = []
     for row in table.row:
-        paper = [Cell(v) for v in row.values] or [NOTHING] * len(table.column)
-        paper += [Cell(row.means.get(mean.id, math.nan)) for mean in table.mean]
-        common: dict[str, Any] = {"id": row.id, "name": row.name, "labelled": row.labelled}
-        rows.append(TableRow(**common, source="paper", protocol=row.protocol, cells=tuple(paper)))
-        ours = [run for run in finished if run.row == row.id]
-        rows.append(TableRow(**common, source="ours", protocol=chosen.name, **_of(ours, table)))
-    known = {row.id for row in table.row}
-    for name in dict.fromkeys(run.row for run in finished if run.row not in known):
-        ours = [run for run in finished if run.row == name]
-        common = {"id": name, "name": name, "labelled": ours[0].labelled, "source": "ours", "protocol": chosen.name}
-        rows.append(TableRow(**common, **_of(ours, table)))
-    ranked = _ranked(rows, table)
-    return Comparison(table=table, protocol=chosen, rows=ranked, unready=tuple(unready), refused=tuple(refused))
+        common: dict[str, Any] = {
+            "id": row.id, "name": row.name, "method": table.method(row), "labelled": row.labelled
+        }  # fmt: skip
+        if row.values or row.means:
+            paper = [Cell(v) for v in row.values] or [NOTHING] * len(table.column)
+            paper += [Cell(row.means.get(mean.id, math.nan)) for mean in table.mean]
+            rows.append(TableRow(**common, source="paper", protocol=row.protocol, cells=tuple(paper)))
+        ours = _of(groups.get(row.id, ()), table)
+        rows.append(TableRow(**common, source="ours", protocol=protocol.name, **ours, versus=tests.get(row.id, ())))
+    for name in [name for name in groups if name not in {row.id for row in table.row}]:
+        ours, first = _of(groups[name], table), groups[name][0]
+        common = {"id": name, "name": name, "method": first.method, "labelled": first.labelled}
+        rows.append(TableRow(**common, source="ours", protocol=protocol.name, **ours, versus=tests[name]))
+    return rows
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -209,6 +246,18 @@ def _check_seeds(run: Finished, others: Sequence[Finished]) -> None:
             )
         if other.row == run.row and other.seed == run.seed:
             raise UserError(f"{run.path}: repeats seed {run.seed} of {other.path}; keep one of them in the folder")
+
+
+def _check_cases(run: Finished, others: Sequence[Finished]) -> None:
+    """Where the published lists are not known, runs must at least share their cases."""
+    same = {"test_sha256": others, "train_sha256": others}
+    same["labelled_sha256"] = [o for o in others if o.labelled is not None and o.labelled == run.labelled]
+    for key, compared in same.items():
+        if compared and compared[0].record[key] != run.record[key]:
+            raise UserError(
+                f"{run.path}: its {key.removesuffix('_sha256')} cases are others than those of {compared[0].path};"
+                " train both on one manifest, with the same labelled cases"
+            )
 
 
 def _of(runs: Sequence[Finished], table: PaperTable) -> dict[str, Any]:

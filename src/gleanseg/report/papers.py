@@ -1,5 +1,6 @@
 """Tables of papers as data files: which rows and columns, what was published, and on which split."""
 
+import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -42,18 +43,26 @@ class PaperRow(Section):
     name: str
     labelled: int | None = None
     """Labelled training cases; rows with the same number are compared with each other. None: all labels are used."""
-    match: dict[str, Any]
+    match: dict[str, Any] = {}
     """Keys of the recipe and their values by which a run belongs to this row; the row with most keys wins."""
     recipe: str = ""
-    """File in the folder of the table's recipes; empty: nothing to train."""
-    override: tuple[str, ...] = ()
-    """Changes to that recipe."""
+    """File in the folder of the benchmark's recipes; empty: nothing to train."""
+    change: dict[str, Any] = {}
+    """Keys that the row changes in that recipe; a run belongs to the row only if it has their values."""
+    reference: bool = False
+    """Other rows with as many labels are tested against this one."""
     values: tuple[float, ...] = ()
-    """Published numbers in the order of the columns, in the paper's units (per cent for overlaps); empty: unknown."""
+    """Published numbers in the order of the columns, in the paper's units (per cent for overlaps); nan: not told;
+    empty: none is."""
     means: dict[str, float] = {}
     """Published means by the id of the mean."""
     protocol: str = ""
     """How the published numbers were made."""
+
+    def overrides(self) -> list[str]:
+        """What the row changes in its recipe, as ``Recipe.load`` takes it."""
+        changes = self.change if self.labelled is None else {"data.labelled": self.labelled, **self.change}
+        return [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # such JSON is TOML, too
 
 
 class PublishedSplit(Section):
@@ -70,12 +79,17 @@ class PaperTable(Section):
     """A table of a paper."""
 
     name: str
+    benchmark: str = ""
+    """Table that has the split, and the name of the folder of recipes; empty: the table itself."""
     title: str
     paper: str
     protocol: str
     """Name of the protocol that our numbers are made with."""
     notes: tuple[str, ...] = ()
-    split: PublishedSplit
+    split: PublishedSplit | None = None
+    """None: the published lists are not known, and runs are checked against each other only."""
+    match: dict[str, Any] = {}
+    """Of every row, unless its own ``match`` or ``change`` says other."""
     column: tuple[Column, ...]
     mean: tuple[Mean, ...] = ()
     row: tuple[PaperRow, ...]
@@ -96,7 +110,29 @@ class PaperTable(Section):
                 raise ValueError(f"row {row.id!r}: {len(row.values)} values for {len(self.column)} columns")
             if strange := sorted(row.means.keys() - {mean.id for mean in self.mean}):
                 raise ValueError(f"row {row.id!r}: no mean {strange[0]!r}")
+        yardsticks = [row.labelled for row in self.row if row.reference]
+        for row in self.row:
+            if yardsticks.count(row.labelled) > 1:
+                raise ValueError(f"row {row.id!r}: several references with {row.labelled} labelled cases; expected one")
         return self
+
+    def keys(self, row: PaperRow) -> dict[str, Any]:
+        """All keys of a recipe, with their values, that make a run one of this row."""
+        return {**self.match, **row.match, **row.change}
+
+    def method(self, row: PaperRow) -> str:
+        """Name of the row's method; empty when the row does not tell."""
+        return str(self.keys(row).get("method.name", ""))
+
+    @property
+    def tested_metric(self) -> Metric:
+        """On which rows are tested against each other: the first column's."""
+        return self.column[0].metric
+
+    @property
+    def tested_rois(self) -> tuple[str, ...]:
+        """On which rows are tested against each other: those of all columns with that metric."""
+        return tuple(dict.fromkeys(c.roi for c in self.column if c.metric == self.tested_metric))
 
     def of_mean(self, mean: Mean) -> tuple[Column, ...]:
         """The columns that a mean is over."""
@@ -109,18 +145,26 @@ class PaperTable(Section):
         Raises:
             UserError: no such table, not TOML, an unknown key or a bad value.
         """
+        table = validate(cls, {"name": Path(name).stem, **cls._read(name)}, where=name)
+        if table.split is None and table.benchmark not in ("", table.name):
+            other = str(Path(name).with_name(f"{table.benchmark}.toml")) if name.endswith(".toml") else table.benchmark
+            split = validate(cls, {"name": other, **cls._read(other)}, where=other).split
+            table = table.model_copy(update={"split": split})
+        return table.model_copy(update={"benchmark": table.benchmark or table.name})
+
+    @staticmethod
+    def _read(name: str) -> dict[str, Any]:
         own = name.endswith(".toml")
         if not own and name not in table_names():
             known = ", ".join(table_names())
             raise UserError(f"no table {name!r}{nearest(name, table_names())} (known: {known}; or give a .toml file)")
         source = Path(name) if own else files("gleanseg.report") / "papers" / f"{name}.toml"
         try:
-            raw = tomllib.loads(source.read_text(encoding="utf-8"))
+            return tomllib.loads(source.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{name}: no such file; expected a table as TOML") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{name}: not valid TOML: {error}") from None
-        return validate(cls, {"name": Path(name).stem, **raw}, where=name)
 
 
 def table_names() -> list[str]:

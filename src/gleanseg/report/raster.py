@@ -1,7 +1,7 @@
 """Panels as one PNG picture, for places that cannot show the report's SVG (a README, a slide)."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,14 +10,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gleanseg.report.figures import Panel, pale, scale_bar_mm, visible
+from gleanseg.report.figures import Color, Kind, Panel, pale, scale_bar_mm, visible
 from gleanseg.report.markup import rgb
 
-_DPI = 100
+DPI = 100
 _GAP_PX = 10
 _LEGEND_PX = 34
-_BACKGROUND = "#0d1014"
-_INK = "#e8eaed"
+BACKGROUND = "#0d1014"
+INK = "#e8eaed"
 
 
 def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -> bytes:
@@ -26,30 +26,32 @@ def draw(panels: Sequence[Panel], *, names: Mapping[str, str], height_px: int) -
     scale = height_px / tallest
     widths = [panel.size_mm[0] * scale for panel in panels]
     total = sum(widths) + _GAP_PX * (len(panels) - 1)
-    entries = _entries(panels, names)
+    contours = [contour for panel in panels for contour in panel.contours]
+    entries = legend_entries({c.roi: c.color for c in contours}, {c.kind for c in contours}, names)
     rows = -(-len(entries) * 170 // max(170, round(total)))
     height = height_px + _LEGEND_PX * rows
-    figure = Figure(figsize=(total / _DPI, height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
+    figure = Figure(figsize=(total / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     left = 0.0
     for panel, width in zip(panels, widths, strict=True):
         tall = panel.size_mm[1] * scale
         bottom = height - height_px + (height_px - tall) / 2
         axes = figure.add_axes((left / total, bottom / height, width / total, tall / height))
-        _draw_panel(axes, panel, width_px=width, height_px=tall)
+        draw_panel(axes, panel, width_px=width, height_px=tall)
         left += width + _GAP_PX
     if entries:
         columns = -(-len(entries) // rows)
         legend = figure.legend(
-            handles=entries, loc="lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=10
+            handles=entries, loc="lower center", ncols=columns, frameon=False, labelcolor=INK, fontsize=10
         )
         legend.set_in_layout(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=_BACKGROUND)
+    figure.savefig(buffer, format="png", facecolor=BACKGROUND)
     return buffer.getvalue()
 
 
-def _draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) -> None:
+def draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) -> None:
+    """Draw one panel into axes of that size: gray picture, outlines, directions and a scale bar."""
     rows, columns = panel.gray.shape[:2]
     axes.imshow(
         panel.gray, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows, 0), interpolation="bilinear"
@@ -63,7 +65,7 @@ def _draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) 
             axes.add_collection(LineCollection(closed, colors="#00000090", linewidths=3.4))
         width = 1.7 if contour.focus else 1.0
         axes.add_collection(LineCollection(closed, colors=color, linewidths=width, linestyles=[style]))
-    inside: dict[str, Any] = {"transform": axes.transAxes, "color": _INK}
+    inside: dict[str, Any] = {"transform": axes.transAxes, "color": INK}
     x, y = 12 / width_px, 12 / height_px
     for text, column, row in zip(panel.letters, (x, 1 - x, 0.5, 0.5), (0.5, 0.5, 1 - y, y), strict=True):
         axes.text(column, row, text, fontsize=11, weight="bold", ha="center", va="center", **inside)
@@ -76,16 +78,14 @@ def _draw_panel(axes: Axes, panel: Panel, *, width_px: float, height_px: float) 
     axes.set_axis_off()
 
 
-def _entries(panels: Sequence[Panel], names: Mapping[str, str]) -> list[Line2D]:
-    contours = [contour for panel in panels for contour in panel.contours]
-    colors = {contour.roi: contour.color for contour in contours}
+def legend_entries(colors: Mapping[str, Color], kinds: Collection[Kind], names: Mapping[str, str]) -> list[Line2D]:
+    """Entries of a legend: each ROI's color, and how reference and prediction are drawn."""
     entries = [
         Line2D([], [], color=rgb(visible(color)), linewidth=3, label=names.get(roi, roi))
         for roi, color in colors.items()
     ]
-    kinds = {contour.kind for contour in contours}
     if "reference" in kinds:
-        entries.append(Line2D([], [], color=_INK, linewidth=1.6, linestyle=(0, (4, 2.5)), label="reference"))
+        entries.append(Line2D([], [], color=INK, linewidth=1.6, linestyle=(0, (4, 2.5)), label="reference"))
     if "prediction" in kinds:
-        entries.append(Line2D([], [], color=_INK, linewidth=1.6, label="prediction"))
+        entries.append(Line2D([], [], color=INK, linewidth=1.6, label="prediction"))
     return entries
