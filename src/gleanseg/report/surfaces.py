@@ -157,8 +157,9 @@ def _rays(frame: Frame, camera: Camera, width: int, height: int) -> NDArray[np.f
     """Points of all rays in the plane through the frame's center, from the upper left to the lower right pixel."""
     right = ((np.arange(width) + 0.5) / width - 0.5) * frame.size_mm[0]
     up = (0.5 - (np.arange(height) + 0.5) / height) * frame.size_mm[1]
-    plane = right[None, :, None] * camera.axes[0] + up[:, None, None] * camera.axes[1]
-    return (plane + np.array(frame.center_ZYX_mm)).reshape(-1, 3)
+    plane: NDArray[np.float64] = right[None, :, None] * camera.axes[0] + up[:, None, None] * camera.axes[1]
+    plane += np.array(frame.center_ZYX_mm)
+    return plane.reshape(-1, 3)
 
 
 def _layer(surface: _Surface, rays_N3: NDArray[np.float64], camera: Camera, color: Color, *, clear: bool) -> _Layer:
