@@ -54,12 +54,14 @@ def experiment(result: dict[str, Any], *, title: str, about: str) -> str:
     rows = [_row(name, [run for run in result["runs"] if run["name"] == name]) for name in names]
     differences = [_difference(c) for c in result["comparisons"] if c["split"] == "test"]
     heads = "| compared | difference of test Dice | 95 % interval | verdict |\n|---|---|---|---|\n"
+    processors = ", ".join(dict.fromkeys(run["processor"] for run in result["runs"]))
     compared = f"\n{heads}{chr(10).join(differences)}\n" if differences else ""
     return f"""\
 ## {title}
 
-{" ".join(about.split())} Mean Dice over cases and ROIs; ± is the standard deviation over seeds, in brackets the mean
-95 % bootstrap interval over cases.
+{" ".join(about.split())}
+Mean Dice over cases and ROIs; ± is the standard deviation over seeds, in brackets the mean 95 % bootstrap interval over
+cases. Processor: {processors}.
 
 | run | seeds | development | test | training |
 |---|---|---|---|---|
