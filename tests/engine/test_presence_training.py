@@ -75,7 +75,9 @@ def test_latent_class_mining_trains_logs_its_routes_and_predicts(folder: Path) -
     (folder / "presence").rename(folder / "moved")  # the run stands alone
     try:
         volume = torch.randn(1, 20, 20, 20).numpy()
-        prediction = Predictor.from_run(run.path, precision="fp32").segment_prepared(volume)
+        predictor = Predictor.from_run(run.path, precision="fp32")
+        assert predictor.provenance["text_encoder"] == "one_hot"
+        prediction = predictor.segment_prepared(volume)
         assert prediction.mask("spleen").shape == (20, 20, 20)
     finally:
         (folder / "moved").rename(folder / "presence")
