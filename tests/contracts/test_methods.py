@@ -179,7 +179,8 @@ def test_a_stage_starts_from_the_network_of_another_method() -> None:
 
 @pytest.mark.parametrize("name", names("methods"))
 def test_golden_first_five_steps(name: str, update_golden: bool) -> None:
-    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    # In double precision, so that one file holds for all processors: rounding of single precision grows past 1e-4.
+    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
     trainer = make_trainer(resolve("methods", name), fabric)
     found = []
     for seed in range(5):

@@ -91,7 +91,8 @@ def test_every_parameter_learns(shortcut: str, dtype: torch.dtype, memory_format
         features = net.encode(x)
         logits = net.classify(features)
     assert logits.dtype == dtype
-    assert features.is_contiguous(memory_format=memory_format)
+    if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():  # others have no bf16 convolution
+        assert features.is_contiguous(memory_format=memory_format)
     (logits.float() * torch.randn_like(logits.float())).sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
