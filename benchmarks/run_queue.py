@@ -113,7 +113,10 @@ class Experiment:
         for split in job.entry.get("splits", self.experiment.get("splits", ["validation"])):
             call(["predict", str(job.folder), "--split", split, "--resume"])
             call(["evaluate", str(job.folder), "--split", split])
-        done: dict[str, Any] = {"threads": os.cpu_count() if alone else 1}
+        done: dict[str, Any] = {
+            "side_by_side": self.arguments.side_by_side,
+            "threads": os.cpu_count() if alone else 1,
+        }
         if alone:
             done["train_s"] = json.loads((job.folder / "run.json").read_text())["elapsed_s"]
             done["predict_and_evaluate_s"] = round(time.perf_counter() - start, 1)
@@ -149,10 +152,9 @@ class Experiment:
                 rows[job.key] |= figures(job.folder)
         ordered = [rows[job.key] for job in self.jobs if job.key in rows]
         words = f"python benchmarks/run_queue.py {os.path.relpath(self.arguments.experiment, ROOT)} --folder FOLDER"
-        side = self.arguments.side_by_side
         result = {
             "experiment": self.experiment["name"],
-            "command": words if side == 1 else f"{words} --side-by-side {side}",
+            "command": words,  # each run tells how many ran beside it
             "comparisons": list(comparisons(ordered, self.experiment.get("compare", ()))),
             "runs": ordered,
         }
