@@ -240,6 +240,8 @@ class PredictConfig(Section):
     """Average over flips of the axes that training mirrored."""
     keep_largest: tuple[str, ...] = ()
     """ROIs of which only the largest component is kept."""
+    min_component_mm3: Annotated[float, Field(ge=0)] = 0.0
+    """Components of any ROI smaller than this are removed: crumbs where a structure is not in the scan at all."""
     gate: Share = 0.0
     """Windows in which the run's ROI-aware network scores an ROI below this do not look for it; 0: all do."""
     repair_hierarchy: bool = False

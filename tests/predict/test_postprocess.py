@@ -3,7 +3,7 @@ import pytest
 
 from gleanseg.errors import UserError
 from gleanseg.predict.layers import Layering
-from gleanseg.predict.postprocess import check_rois, keep_largest, repair_hierarchy
+from gleanseg.predict.postprocess import check_rois, drop_small, keep_largest, repair_hierarchy
 from gleanseg.rois.ontology import builtin
 
 
@@ -26,6 +26,13 @@ def test_largest_component_of_named_rois_only() -> None:
     keep_largest(layers, layering, ("spleen",))
     assert voxels(layering, layers, "spleen") == [2, 3, 4]
     assert voxels(layering, layers, "stomach") == [8, 10, 11]
+
+
+def test_small_components_of_every_roi_are_dropped() -> None:
+    layering, layers = painted(("spleen", "stomach"), spleen=[0, 2, 3, 4, 6], stomach=[7, 9, 11])
+    drop_small(layers, layering, voxels=1.5)
+    assert voxels(layering, layers, "spleen") == [2, 3, 4]
+    assert voxels(layering, layers, "stomach") == []
 
 
 def test_components_touch_at_corners() -> None:

@@ -173,6 +173,16 @@ def test_postprocessing_follows_the_recipe() -> None:
     assert (both.mask("liver").sum(), one.mask("liver").sum()) == (72, 64)
 
 
+def test_components_below_a_volume_are_dropped() -> None:
+    image = np.zeros((1, 16, 16, 30), dtype=np.float32)
+    image[0, 2:6, 2:6, 2:6] = 1
+    image[0, 8:10, 8:10, 20:22] = 1
+    voxel_mm3 = float(np.prod(make_predictor(Threshold(0.5)).plan.spacing_ZYX_mm))
+    for voxels, kept in ((8, 72), (9, 64), (65, 0)):
+        config = PredictConfig(min_component_mm3=voxels * voxel_mm3)
+        assert make_predictor(Threshold(0.5), config=config).segment_prepared(image).mask("liver").sum() == kept
+
+
 def test_hierarchy_repair_follows_the_recipe_or_the_option() -> None:
     image = np.full((1, 16, 16, 30), 0.3, dtype=np.float32)
     image[0, 2:6, 2:6, 2:6] = 1

@@ -42,6 +42,8 @@ class Command:
     """ROIs whose probability maps are written too."""
     keep_largest: tuple[str, ...] = ()
     """ROIs of which only the largest component is kept. Default: the recipe's."""
+    min_component_mm3: float | None = None
+    """Components of any ROI smaller than this are removed. Default: the recipe's."""
     repair: Literal["leave", "remove", "extend"] | None = None
     """Voxels of a part outside its parent: leave, remove, or give to the parent. Default: what the recipe says."""
     gate: float | None = None
@@ -73,6 +75,7 @@ class Command:
             "stride": self.stride,
             "window_batch": self.window_batch,
             "gate": self.gate,
+            "min_component_mm3": self.min_component_mm3,
             "mirror": True if self.mirror else None,
             "keep_largest": tuple(opened.ontology.find(roi).id for roi in self.keep_largest) or None,
         }

@@ -4,6 +4,7 @@ Axes: C image channels, R ROIs, L layers, Z Y X voxels.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from gleanseg.predict.blend import Model
 from gleanseg.predict.hardware import best_device, channels_last, has_fast_bf16
 from gleanseg.predict.layers import Labels, Layering
 from gleanseg.predict.passes import air_test, all_flips, presence_gate, side_swap, trained_flips
-from gleanseg.predict.postprocess import Repair, check_rois, keep_largest, repair_hierarchy
+from gleanseg.predict.postprocess import Repair, check_rois, drop_small, keep_largest, repair_hierarchy
 from gleanseg.predict.restore import Restorer
 from gleanseg.predict.sliding import Poll, Size, Slider, Sliding, step_of
 from gleanseg.rois.ontology import Ontology
@@ -223,6 +224,7 @@ class Predictor:
             [axis.inverse() for axis in prepared.maps],
             native_ZYX=prepared.native.shape_ZYX,
             crop_start_ZYX=(z, y, x),
+            spacing_ZYX_mm=prepared.native.spacing_ZYX_mm,
             poll=poll,
         )
         undo = prepared.axes.undo
@@ -247,6 +249,7 @@ class Predictor:
             [AxisMap(n, n, 1.0, 0.0) for n in (z, y, x)],
             native_ZYX=(z, y, x),
             crop_start_ZYX=(0, 0, 0),
+            spacing_ZYX_mm=self.plan.spacing_ZYX_mm,
             poll=None if poll is None else lambda done, total: poll(),
         )
 
@@ -257,6 +260,7 @@ class Predictor:
         *,
         native_ZYX: Size,
         crop_start_ZYX: Size,
+        spacing_ZYX_mm: tuple[float, float, float],
         poll: Poll | None,
     ) -> Prediction:
         restorer = Restorer(
@@ -281,12 +285,14 @@ class Predictor:
                 fold = restorer.slab(slab.start, slab.stop)
                 for rois, scores in slab.scores():
                     fold.fold(rois, scores.numpy())
-        self._clean(restorer.layers)
+        self._clean(restorer.layers, voxel_mm3=math.prod(spacing_ZYX_mm))
         return Prediction(restorer.layers, self.layering, {self.rois[r]: p for r, p in restorer.probabilities.items()})
 
-    def _clean(self, layers: Sequence[Labels]) -> None:
+    def _clean(self, layers: Sequence[Labels], *, voxel_mm3: float) -> None:
         if self.config.keep_largest:
             keep_largest(layers, self.layering, self.config.keep_largest)
+        if self.config.min_component_mm3:
+            drop_small(layers, self.layering, voxels=self.config.min_component_mm3 / voxel_mm3)
         repair = self.options.repair or ("remove" if self.config.repair_hierarchy else "leave")
         if repair != "leave":
             repair_hierarchy(layers, self.layering, self.ontology, how=repair)
