@@ -13,7 +13,7 @@ class Command:
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("demo")
     """Folder for the data, the run and the report; must be new or empty."""
-    steps: int = 420
+    steps: int = 450
     """Training steps."""
     method: str = "supervised"
     """Learning method; mean_teacher also learns from the scans that nobody labelled, in about twice the time."""
@@ -71,7 +71,7 @@ manifest = "manifest.json"
 seed = {seed}
 
 [prepare]
-spacing = [6.0, 6.0, 6.0]
+spacing = [7.0, 7.0, 7.0]
 intensity = "ct"
 window = [-200, 300]
 
@@ -84,7 +84,8 @@ dropout = 0.0
 name = "{method}"
 
 [sampling]
-patch = [48, 40, 48]       # nearly a whole volume: left and right are told by where they are
+patch = [40, 32, 24]       # the whole width, so that sides are told by where they are; not the whole height, or
+                           # lungs are expected at the top of every scan
 batch = 2
 
 [augment]
@@ -97,5 +98,8 @@ warmup = 20
 
 [train]
 steps = {steps}
-validate_every = 210
+validate_every = 225
+
+[predict]
+min_component_mm3 = 1000   # stray voxels of a lung in a scan without lungs would count as one found
 """
