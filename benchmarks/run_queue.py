@@ -2,9 +2,10 @@
 
     python benchmarks/run_queue.py benchmarks/experiments/hippocampus.toml --folder runs/hippocampus
 
-The file lists runs: a recipe, overrides, seeds. Whatever is finished is skipped; a run that was interrupted is resumed
-from its checkpoint; results are written to ``benchmarks/results/<name>.json`` after each run, with their command. Runs
-that stand there already, made from the same recipe on another day or machine, are kept and not run again.
+The file lists runs: a recipe, overrides, seeds; its ``predict`` holds further arguments of ``gleanseg predict`` for all.
+Whatever is finished is skipped; a run that was interrupted is resumed from its checkpoint; results are written to
+``benchmarks/results/<name>.json`` after each run, with their command. Runs that stand there already, made from the same
+recipe on another day or machine, are kept and not run again.
 
 ``--side-by-side N`` runs N at once, each on a processor core of its own with one thread. Small 3D networks use single
 cores better than several, so more gets done; how long such a run took says nothing and is not recorded.
@@ -111,7 +112,7 @@ class Experiment:
         call(train)
         start = time.perf_counter()
         for split in job.entry.get("splits", self.experiment.get("splits", ["validation"])):
-            call(["predict", str(job.folder), "--split", split, "--resume"])
+            call(["predict", str(job.folder), "--split", split, "--resume", *self.experiment.get("predict", [])])
             call(["evaluate", str(job.folder), "--split", split])
         done: dict[str, Any] = {
             "side_by_side": self.arguments.side_by_side,
@@ -141,6 +142,8 @@ class Experiment:
         recipe = Recipe.load(ROOT / job.entry["recipe"], overrides=self._overrides(job))
         said = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"manifest", "store"})
         said.get("presence", {}).pop("run", None)  # a folder's name
+        if "predict" in self.experiment:
+            said["predicted_with"] = self.experiment["predict"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def collect(self) -> None:

@@ -23,6 +23,11 @@ EXPERIMENTS = {
         "Hippocampus, T1 MRI (Medical Segmentation Decathlon, Task04)",
         "200 cases, one seeded split into 160 to train, 20 to develop, 20 to test.",
     ),
+    "hippocampus-language": (
+        "Hippocampus with 20 labelled cases: does language help?",
+        """The same split, networks of half the width. Co-training: LLM-SegNet without its text; beta-0 and random-vectors
+        are its controls.""",
+    ),
     "hippocampus-halves": (
         "Hippocampus at two sites that each draw one part",
         """The same split; half of the training cases annotate only the anterior part, half only the posterior. Both are

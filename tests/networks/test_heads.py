@@ -83,6 +83,14 @@ def test_counts_of_dodnet() -> None:
     assert head.controller.out_features == 162
 
 
+def test_projected_codes_are_stretched_to_unit_variance() -> None:
+    table = torch.cat([functional.normalize(codes(2, 384)), torch.zeros(1, 384)])
+    for projection, squares in ((8, [1.0, 1.0, 0.0]), (0, [1 / 384, 1 / 384, 0.0])):
+        config, known = DynamicHead.Config(projection=projection), Codes(table, (0, 1, 2), (0, 0, 0))
+        head = DynamicHead(config, known, last_channels=8, bottleneck_channels=16)
+        torch.testing.assert_close(head.table.square().mean(1), torch.tensor(squares))
+
+
 def test_starts_near_the_prior() -> None:
     head = dynamic().head
     assert isinstance(head, DynamicHead)
