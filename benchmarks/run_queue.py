@@ -2,7 +2,7 @@
 
     python benchmarks/run_queue.py benchmarks/experiments/hippocampus.toml --folder runs/hippocampus
 
-The file lists runs: a recipe, overrides, seeds; its ``predict`` holds further arguments of ``gleanseg predict`` for all.
+The file lists runs: a recipe, overrides, seeds; its ``predict`` holds further arguments of ``gleanseg predict``.
 Whatever is finished is skipped; a run that was interrupted is resumed from its checkpoint; results are written to
 ``benchmarks/results/<name>.json`` after each run, with their command. Runs that stand there already, made from the same
 recipe on another day or machine, are kept and not run again.

@@ -25,8 +25,8 @@ EXPERIMENTS = {
     ),
     "hippocampus-language": (
         "Hippocampus with 20 labelled cases: does language help?",
-        """The same split, networks of half the width. Co-training: LLM-SegNet without its text; beta-0 and random-vectors
-        are its controls.""",
+        """The same split, networks of half the width. Co-training is LLM-SegNet without its text; beta-0 and
+        random-vectors are its controls.""",
     ),
     "hippocampus-halves": (
         "Hippocampus at two sites that each draw one part",
