@@ -235,8 +235,8 @@ class PredictConfig(Section):
     blend: Literal["gaussian", "constant"] = "gaussian"
     average: Literal["logits", "probabilities"] = "logits"
     """What overlapping windows average; the semi-supervised literature averages probabilities."""
-    window_batch: Positive = 2
-    """Windows per forward pass. PyTorch convolves single small windows with a kernel that is three times slower."""
+    window_batch: Positive = 1
+    """Windows per forward pass."""
     mirror: bool = False
     """Average over flips of the axes that training mirrored."""
     keep_largest: tuple[str, ...] = ()

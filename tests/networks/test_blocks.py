@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -24,6 +26,27 @@ def test_conv_gradients_in_bf16(planes: int, stride: int, memory_format: torch.m
         with torch.autocast("cpu", dtype=torch.bfloat16):
             (grad,) = torch.autograd.grad(conv(x), conv.weight, pull.bfloat16())
         assert (grad - reference).norm() < 0.02 * reference.norm()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "padding": 1, "bias": False},
+        {"kernel_size": 3, "padding": 2, "dilation": 2},
+        {"kernel_size": (1, 3, 3), "padding": (0, 1, 1), "groups": 2},
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": 1},
+    ],
+)
+def test_single_patches_are_convolved_alike_without_gradients(
+    options: dict[str, Any], memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    conv, x = Conv3d(4, 6, **options), torch.randn(1, 4, 8, 6, 10).to(memory_format=memory_format)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), nn.Conv3d.forward(conv, x))
 
 
 def test_standardized_filters_by_hand() -> None:

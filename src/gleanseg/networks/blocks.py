@@ -14,11 +14,14 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Conv3d(nn.Conv3d):
-    """``nn.Conv3d`` with right gradients on processors that compute bf16 without matrix units.
+    """``nn.Conv3d`` with two of its faults on processors mended. Values are the same.
 
-    oneDNN 3.12 (PyTorch 2.13) gives garbage weight gradients there, and may corrupt memory, when the input has fewer
-    planes (Z) than the kernel and the convolution pads them: two planes with 3x3x3. Such inputs, the lowest levels of
-    a U-Net, are small; padding them beforehand takes another path. Values are the same.
+    Wrong gradients where bf16 is computed without matrix units: oneDNN 3.12 (PyTorch 2.13) gives garbage weight
+    gradients there, and may corrupt memory, when the input has fewer planes (Z) than the kernel and the convolution
+    pads them: two planes with 3x3x3. Such inputs, the lowest levels of a U-Net, are small; padding them beforehand
+    takes another path.
+
+    Slow prediction of single small patches: PyTorch keeps those away from oneDNN (``slow_conv3d``), three times slower.
     """
 
     def forward(self, input: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B D Z2 Y2 X2"]:
@@ -35,7 +38,25 @@ class Conv3d(nn.Conv3d):
         if input.device.type == "cpu" and input.shape[2] < self.kernel_size[0] and padding[0] > 0:
             input = functional.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
             padding = (0, *padding[1:])
+        if _kept_from_onednn(input):
+            found: Tensor = torch.ops.aten.mkldnn_convolution(
+                input, weight, self.bias, padding, self.stride, self.dilation, self.groups
+            )
+            return found
         return functional.conv3d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+def _kept_from_onednn(input: Tensor) -> bool:
+    """Whether PyTorch may convolve this with its own kernel; where gradients are wanted, theirs would stay slow."""
+    return (
+        len(input) == 1
+        and input.device.type == "cpu"
+        and input.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+    )
 
 
 class StandardizedConv3d(Conv3d):
