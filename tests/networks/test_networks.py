@@ -222,7 +222,7 @@ GOLDEN = {
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_forward_equals_the_reference(name: str, memory_format: torch.memory_format) -> None:
-    net = networks.build(name, {}, in_channels=1, num_rois=2).eval()
+    net = networks.build(name, {}, in_channels=1, num_rois=2).eval().double()
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.Conv3d):
@@ -233,7 +233,7 @@ def test_forward_equals_the_reference(name: str, memory_format: torch.memory_for
                 assert module.bias is not None
                 module.bias.fill_(0.01)
         i, j, k = torch.meshgrid(torch.arange(32), torch.arange(32), torch.arange(16), indexing="ij")
-        x = (((3 * i + 5 * j + 7 * k) % 11) / 11 - 0.3)[None, None]
+        x = ((3 * i + 5 * j + 7 * k) % 11).double()[None, None] / 11 - 0.3
         y = net.to(memory_format=memory_format)(x.to(memory_format=memory_format))
     assert y.shape == (1, 2, 32, 32, 16)
     found = (y.mean(), y.std(), y[0, 0, 0, 0, 0], y[0, 0, 5, 17, 9], y[0, 0, 31, 31, 15])
