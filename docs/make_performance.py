@@ -126,8 +126,7 @@ def peak_memory(result: dict[str, Any]) -> str:
 
 Ratio {result["ratio"]:.2f} (target at most {result["target"]}); of what prediction adds to the process,
 {result["ratio_of_what_predicting_adds"]:.2f}. {result["network"]} on {result["image"]} at {result["spacing_mm"]} mm,
-random
-weights, {few["threads"]} thread.
+random weights, on {few["threads"]} of {result["machine"]["cores"]} cores.
 
 `{result["command"]}`
 """
