@@ -28,6 +28,15 @@ def test_every_recipe_loads_and_its_names_resolve(path: Path) -> None:
         *(("methods", method) for method in methods),
     ]:
         assert build_options(resolve(room, named.name).Config, named.options, where=str(path)) is not None  # type: ignore[attr-defined]
+    patch, spacing = recipe.sampling.patch, recipe.prepare.spacing
+    if patch != "auto" and room_of_networks == "networks":
+        from gleanseg.networks import legal_patch
+
+        spacing_ZYX_mm = (1.0, 1.0, 1.0) if spacing == "auto" else spacing[::-1]
+        fits = legal_patch(
+            recipe.network.name, recipe.network.options, patch_ZYX=patch[::-1], spacing_ZYX_mm=spacing_ZYX_mm
+        )
+        assert fits == patch[::-1], "the network cannot take the patch"
 
 
 def test_sizes_are_turned_round_once(tmp_path: Path) -> None:
