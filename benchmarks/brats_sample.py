@@ -7,32 +7,22 @@ and latent-class mining are trained from these two. Two subjects teach no one to
 the segmentation lies on the input's grid and that every region lies inside the one around it.
 """
 
-import argparse
 import json
-import platform
 from itertools import pairwise
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
-from ct_example import ROOT, gleanseg
+from end_to_end import ROOT, folders, gleanseg, write
 
-from gleanseg import __version__
 from gleanseg.data.manifest import Manifest
-from gleanseg.run.environment import processor
 
 SITES = {"brats_2013_pat0001_1": "outlines", "brats_2013_pat0002_1": "parts"}
 NESTED = ("brain_tumor_whole", "brain_tumor_core", "brain_tumor_enhancing")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with brats_2013_pat0001_1 and so on")
-    parser.add_argument("--folder", type=Path, required=True, help="for the manifest, the runs and the predictions")
-    arguments = parser.parse_args()
-    data, folder = arguments.data.resolve(), arguments.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    data, folder = folders(__doc__, data="folder with brats_2013_pat0001_1 and so on")
     manifest = make_manifest(data, folder / "brats_sample.json")
     given = ["--override", f"manifest={json.dumps(str(manifest))}"]
     recipes, presence, run = ROOT / "recipes" / "brats-sample", folder / "presence", folder / "latent_class"
@@ -50,12 +40,8 @@ def main() -> None:
         "dice_of_the_third_subject": json.loads((run / "evaluation" / "test.json").read_text())["summary"],
         "voxels_of_nested_regions": nested_on_its_grid(data, run / "predictions" / "test"),
         "last_log": log[-1],
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
-        "versions": {"gleanseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    path = ROOT / "benchmarks" / "results" / "brats_sample.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write("brats_sample", result)
 
 
 def make_manifest(data: Path, path: Path) -> Path:

@@ -6,35 +6,17 @@ The scan that is learnt is segmented again: a network that cannot even learn one
 and the DICOM series have no reference; of them it is asserted that shape, affine and orientation are the input's.
 """
 
-import argparse
 import json
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK
-import torch
-
-from gleanseg import __version__
-from gleanseg.run.environment import processor
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def gleanseg(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "gleanseg.cli.main", *map(str, arguments)], check=True)
+from end_to_end import ROOT, folders, gleanseg, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with s0001, ct_torso.nii.gz, dicom_series")
-    parser.add_argument("--folder", type=Path, required=True, help="for the manifest, the run and the predictions")
-    arguments = parser.parse_args()
-    data, folder = arguments.data.resolve(), arguments.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    data, folder = folders(__doc__, data="folder with s0001, ct_torso.nii.gz, dicom_series")
     manifest, run = folder / "ct.json", folder / "run"
     gleanseg("import", "totalsegmentator", data, "-o", manifest)
     recipe = ROOT / "recipes" / "ct-example" / "supervised.toml"
@@ -52,12 +34,8 @@ def main() -> None:
         "dice_on_the_training_scan": summary["mean"]["dice"],
         "ct_torso": on_its_grid(nibabel.load(data / "ct_torso.nii.gz"), folder / "torso"),
         "dicom_series": on_its_grid(series(data / "dicom_series"), folder / "dicom"),
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
-        "versions": {"gleanseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    path = ROOT / "benchmarks" / "results" / "ct_example.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write("ct_example", result)
 
 
 def series(folder: Path) -> nibabel.Nifti1Image:

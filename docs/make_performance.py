@@ -4,6 +4,7 @@ python docs/make_performance.py
 """
 
 import json
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -57,8 +58,9 @@ def experiment(result: dict[str, Any], *, title: str, about: str) -> str:
     """Dice of each run's name, seeds joined, and paired differences."""
     names = dict.fromkeys(run["name"] for run in result["runs"] if run["evaluation"])
     rows = [_row(name, [run for run in result["runs"] if run["name"] == name]) for name in names]
-    differences = [_difference(c) for c in result["comparisons"] if c["split"] == "test"]
-    heads = "| compared | difference of test Dice | 95 % interval | verdict |\n|---|---|---|---|\n"
+    seeds = Counter(run["name"] for run in result["runs"] if run["evaluation"])
+    differences = [_difference(c, seeds) for c in result["comparisons"] if c["split"] == "test"]
+    heads = "| compared | seeds | difference of test Dice | 95 % interval | verdict |\n|---|---|---|---|---|\n"
     processors = ", ".join(dict.fromkeys(run["processor"] for run in result["runs"]))
     compared = f"\n{heads}{chr(10).join(differences)}\n" if differences else ""
     return f"""\
@@ -89,10 +91,11 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
     return f"| {name} | {len(runs)} | {cells[0]} | {cells[1]} | {seconds} |"
 
 
-def _difference(found: dict[str, Any]) -> str:
+def _difference(found: dict[str, Any], seeds: Counter[str]) -> str:
     verdict = "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "tie"
     interval = f"{found['low']:+.4f} to {found['high']:+.4f}"
-    return f"| {found['a']} against {found['b']} | {found['difference']:+.4f} | {interval} | {verdict} |"
+    pair, trained = f"{found['a']} against {found['b']}", f"{seeds[found['a']]}, {seeds[found['b']]}"
+    return f"| {pair} | {trained} | {found['difference']:+.4f} | {interval} | {verdict} |"
 
 
 def ct_example(result: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ a time by the predictor, so any range of rows can be asked for.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -165,30 +164,33 @@ def apply_matrices(
 ) -> Float32[np.ndarray, "*C Zo Yo Xo"]:
     """Multiply the last three axes (Z, Y, X) by matrices; None leaves an axis alone.
 
-    The axis that shrinks most goes first, so that the others have less to do.
+    The axis that shrinks most goes first, so that the others have less to do. Each channel is multiplied on its own:
+    matrix products round differently by shape, and a channel's bits must not depend on what stands beside it.
     """
+    if array.ndim > 3 and any(m is not None for m in matrices):
+        return np.stack([apply_matrices(channel, matrices) for channel in array])
     todo = [(m.shape[0] / m.shape[1], axis, m) for axis, m in zip((-3, -2, -1), matrices, strict=True) if m is not None]
     for _, axis, matrix in sorted(todo, key=lambda item: item[:2]):
         array = _along(array, matrix, axis)
     return array
 
 
-def _along(array: NDArray[np.float32], matrix: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    lead, (z, y, x) = array.shape[:-3], array.shape[-3:]
+def _along(array: Float32[np.ndarray, "Z Y X"], matrix: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    z, y, x = array.shape
     num_out = len(matrix)
     if axis == -1:
-        rows_of_x = np.ascontiguousarray(array).reshape(prod(lead) * z * y, x)
+        rows_of_x = np.ascontiguousarray(array).reshape(z * y, x)
         flat = np.empty((len(rows_of_x), num_out), dtype=np.float32)
         for rows, band in _bands(matrix):
             np.matmul(rows_of_x[:, band], matrix[rows, band].T, out=flat[:, rows])
-        return flat.reshape(*lead, z, y, num_out)
+        return flat.reshape(z, y, num_out)
     # Z and Y are the middle axis of a stack of matrices, so no transposed copy is made.
-    count, middle, columns = (prod(lead), z, y * x) if axis == -3 else (prod(lead) * z, y, x)
+    count, middle, columns = (1, z, y * x) if axis == -3 else (z, y, x)
     stack = np.ascontiguousarray(array).reshape(count, middle, columns)
     result = np.empty((count, num_out, columns), dtype=np.float32)
     for rows, band in _bands(matrix):
         np.matmul(matrix[rows, band], stack[:, band], out=result[:, rows])
-    return result.reshape(*lead, num_out, y, x) if axis == -3 else result.reshape(*lead, z, num_out, x)
+    return result.reshape(num_out, y, x) if axis == -3 else result.reshape(z, num_out, x)
 
 
 def _bands(matrix: NDArray[np.float32]) -> list[tuple[slice, slice]]:

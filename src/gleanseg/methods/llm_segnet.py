@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from gleanseg.config import Share
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import pooled_dice
 from gleanseg.losses.unified import Kind, unified
@@ -20,7 +21,6 @@ from gleanseg.parts.modes import quiet_features
 from gleanseg.parts.ramps import sigmoid_ramp
 from gleanseg.types import Batch, Monitor, Progress, Term, Views
 
-Share = Annotated[float, Field(ge=0, le=1)]
 _SUPERVISED: dict[str, Callable[..., Term]] = {"dice": pooled_dice, "ce": partial_bce}
 
 
