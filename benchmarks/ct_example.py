@@ -2,7 +2,7 @@
 
     python benchmarks/ct_example.py --data ../shared/data/ct_example --folder runs/ct-example
 
-The scan that is learnt is segmented again: a network that cannot even learn one scan by heart is broken. The torso CT
+The scan that is learnt is segmented again: a network that learns nothing of it is broken. The torso CT
 and the DICOM series have no reference; of them it is asserted that shape, affine and orientation are the input's.
 """
 
