@@ -32,16 +32,16 @@ from gleanseg import __version__, api
 from gleanseg.config import Recipe
 from gleanseg.data.loader import Loader, collate
 from gleanseg.data.manifest import Manifest
-from gleanseg.data.sampler import Sampler
+from gleanseg.data.sampler import Patch, Sampler
 from gleanseg.engine.fit import Session, make_fabric
 from gleanseg.engine.loop import Trainer
 from gleanseg.engine.precision import choose
-from gleanseg.engine.setup import set_up
+from gleanseg.engine.setup import rows_of, set_up
 from gleanseg.engine.signals import StopRequest
 from gleanseg.networks import build
 from gleanseg.run.deploy import make_method
 from gleanseg.run.environment import processor
-from gleanseg.types import Views
+from gleanseg.types import Batch
 
 RESULT = Path(__file__).parent / "results" / "step_time.json"
 
@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        recipe = made_up_data(Path(folder), arguments)
+        recipe = made_up_data(
+            Path(folder), network=arguments.network, patch=tuple(arguments.patch), batch=arguments.batch
+        )
         sides = {
             "fp32 loop": plain_loop(recipe, bf16=False),
             "fp32, channels last": plain_loop(recipe, bf16=False, channels_last=True),
@@ -73,11 +75,11 @@ def main() -> None:
     report(arguments, times)
 
 
-def made_up_data(folder: Path, arguments: argparse.Namespace) -> Recipe:
-    """Noise volumes of the Left Atrium's size with a ball, prepared into a store."""
+def made_up_data(folder: Path, *, network: str, patch: tuple[int, ...], batch: int, more: str = "") -> Recipe:
+    """Noise volumes half as large again as a patch with a ball, prepared into a store; ``more`` ends the recipe."""
     rng = np.random.default_rng(0)
     cases = []
-    shape = [n + n // 2 for n in arguments.patch]
+    shape = [n + n // 2 for n in patch]
     grid = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij"))
     ball = ((grid**2).sum(0) < (min(shape) / 4) ** 2).astype(np.uint8)
     for i in range(4):
@@ -101,10 +103,9 @@ def made_up_data(folder: Path, arguments: argparse.Namespace) -> Recipe:
         "cases": cases,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    patch = ", ".join(map(str, arguments.patch))
     (folder / "recipe.toml").write_text(
-        f'manifest = "manifest.json"\n[network]\nname = "{arguments.network}"\n[sampling]\npatch = [{patch}]\n'
-        f'batch = {arguments.batch}\n[optimizer]\nname = "sgd"\nlr = 0.01\nweight_decay = 1e-4\n'
+        f'manifest = "manifest.json"\n[network]\nname = "{network}"\n[sampling]\npatch = {list(patch)}\n'
+        f'batch = {batch}\n[optimizer]\nname = "sgd"\nlr = 0.01\nweight_decay = 1e-4\n{more}'
     )
     recipe = Recipe.load(folder / "recipe.toml")
     Manifest.load(recipe.manifest)
@@ -142,6 +143,19 @@ def plain_loop(recipe: Recipe, *, bf16: bool, channels_last: bool = False) -> It
 
 
 def engine_step(recipe: Recipe, *, read: bool, out: Path) -> Iterator[None]:
+    """Steps of the engine, on one ready batch or with patches as training reads them."""
+    trainer, loader = engine(recipe, out=out)
+    if read:
+        yield from ((None) for _ in trainer.steps(loader, until=10_000))
+    patches = next(loader.steps(0, 1))
+    batch = ready(trainer, loader, patches)
+    while True:
+        trainer.train_step([batch], patches, 0.0)
+        yield
+
+
+def engine(recipe: Recipe, *, out: Path) -> tuple[Trainer, Loader]:
+    """What `gleanseg train` puts together before its first step."""
     setup = set_up(recipe)
     fabric: Fabric = make_fabric(setup.recipe)
     stage = setup.recipe.stages[0]
@@ -159,16 +173,21 @@ def engine_step(recipe: Recipe, *, read: bool, out: Path) -> Iterator[None]:
         mirror_ZYX=setup.mirror_ZYX,
         seed=0,
     )
-    loader = Loader(sampler, batch=recipe.sampling.batch, num_labelled=recipe.sampling.batch)
-    if read:
-        yield from ((None) for _ in trainer.steps(loader, until=10_000))
-    patches = next(loader.steps(0, 1))
-    batch = collate(
-        patches, patch_ZYX=patch[::-1], views=Views(("strong",)), num_labelled=len(patches), device=fabric.device
+    num_labelled = rows_of(method.views, setup.recipe, setup.selection, ranks=1)
+    return trainer, Loader(sampler, batch=recipe.sampling.batch, num_labelled=num_labelled)
+
+
+def ready(trainer: Trainer, loader: Loader, patches: list[Patch]) -> Batch:
+    """The batch of some patches."""
+    patch = trainer.recipe.sampling.patch
+    assert patch != "auto"
+    return collate(
+        patches,
+        patch_ZYX=patch[::-1],
+        views=trainer.method.views,
+        num_labelled=loader.num_labelled,
+        device=trainer.fabric.device,
     )
-    while True:
-        trainer.train_step([batch], patches, 0.0)
-        yield
 
 
 def report(arguments: argparse.Namespace, times: dict[str, list[float]]) -> None:

@@ -49,6 +49,8 @@ def page() -> str:
         "brats_sample": brats_sample,
         "peak_memory": peak_memory,
         "step_time": step_time,
+        "head_cost": head_cost,
+        "text_cost": text_cost,
     }
     found = {name: RESULTS / f"{name}.json" for name in sections}
     parts = [sections[name](json.loads(path.read_text())) for name, path in found.items() if path.exists()]
@@ -174,6 +176,51 @@ The engine is {result["speedup_of_engine_over_fp32_loop"]} x as fast as the plai
 patches {result["speedup_of_whole_step_over_fp32_loop"]} x. Engine and loader cost
 {100 * result["overhead_of_engine_and_loader_over_bare_network"]:.0f} % over the bare network in the
 same precision and layout.
+
+`{result["command"]}`
+"""
+
+
+def head_cost(result: dict[str, Any]) -> str:
+    """Heads whose weights come from codes against a last layer."""
+    rows = [
+        f"| {s['head']} | {s['rois']} | {s['step_s']:.2f} s | {s['pass_s']:.2f} s | {s['peak_of_step_mib']} MiB | "
+        f"{s['peak_of_pass_mib']} MiB |"
+        for s in result["sides"]
+    ]
+    times = {(s["head"], s["rois"]): s["step_s"] for s in result["sides"]}
+    ratios = " and ".join(f"{times['dynamic', n] / times['fixed', n]:.1f} x (at {n} ROIs)" for n in (11, 104))
+    return f"""\
+## Cost of the dynamic head
+
+{result["what"]}; each case knows half of the ROIs. Each row is a process of its own. A step goes forward and back, a
+pass forward only. A step with the dynamic head takes {ratios} the time of one with a fixed head.
+
+| head | ROIs | step | pass | peak memory of a step | of a pass |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+`{result["command"]}`
+"""
+
+
+def text_cost(result: dict[str, Any]) -> str:
+    """Two networks with and without text."""
+    rows = [
+        f"| {name} | {t['step']['median_s']:.2f} s | {t['step']['min_s']:.2f} to {t['step']['max_s']:.2f} s | "
+        f"{t['pass']['median_s']:.3f} s | {t['pass']['min_s']:.3f} to {t['pass']['max_s']:.3f} s |"
+        for name, t in result["times"].items()
+    ]
+    return f"""\
+## Cost of text
+
+{result["what"]}. With text a step takes {result["step_with_text"]:.2f} x and a pass of one network
+{result["pass_with_text"]:.2f} x as long as without; two networks that teach each other take
+{result["step_of_two_networks"]:.2f} x the step of one.
+
+| training | step | range | pass over one window | range |
+|---|---|---|---|---|
+{chr(10).join(rows)}
 
 `{result["command"]}`
 """

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from gleanseg.config import Recipe, build_options
+from gleanseg.config import Recipe
 from gleanseg.errors import UserError
+from gleanseg.strict import build_options
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/*.toml"))
 

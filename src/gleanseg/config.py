@@ -6,19 +6,18 @@ Sizes and spacings in recipes are x, y, z, as papers write them (112x112x80); ``
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gleanseg.errors import UserError, nearest
+from gleanseg.errors import UserError
+from gleanseg.strict import Section, validate
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-T = TypeVar("T")
 _NO_EFFECT_ON_WEIGHTS = (  # keys of [train]
     "log_every",
     "checkpoint_every",
@@ -30,12 +29,6 @@ _NO_EFFECT_ON_WEIGHTS = (  # keys of [train]
     "validate_every",
     "select",
 )
-
-
-class Section(BaseModel):
-    """A table of the recipe: frozen, and every key must be known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Named(BaseModel):
@@ -355,59 +348,6 @@ class Recipe(Section):
         dump["text"]["knowledge"] = [Path(name).name for name in self.text.knowledge]
         dump["text"]["vectors"] = Path(self.text.vectors).name
         return hashlib.sha256(json.dumps(dump, sort_keys=True).encode()).hexdigest()
-
-
-def validate(cls: type[T], raw: Mapping[str, Any], *, where: str) -> T:
-    """Turn a mapping into ``cls``; the first problem becomes one line that names file, key, and nearest key.
-
-    Raises:
-        UserError: unknown key or bad value.
-    """
-    try:
-        return TypeAdapter(cls).validate_python(raw)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(cls, error)}") from None
-
-
-def build_options(cls: type[T], options: Mapping[str, Any], *, where: str) -> T:
-    """Strictly turn a recipe table into the frozen dataclass ``cls`` that stands beside its owner.
-
-    Raises:
-        UserError: unknown key (the nearest is named), missing key, or a value of another type.
-    """
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    for key in options:
-        if key not in known:
-            listed = ", ".join(sorted(known)) or "none"
-            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)} (known keys: {listed})")
-    for name, field in known.items():
-        if field.default is MISSING and field.default_factory is MISSING and name not in options:
-            raise UserError(f"{where}: key {name!r} is missing")
-    return validate(cls, options, where=where)
-
-
-def _first_problem(cls: Any, error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        table = ".".join(location[:-1])
-        known = _known_keys(cls, location[:-1])
-        place = f"table [{table}]" if table else "top level"
-        hint = nearest(location[-1], known) or f" (known keys: {', '.join(known)})"
-        return f"unknown key {location[-1]!r} in {place}{hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    found = f", found {first['input']!r}" if first["type"] not in ("missing", "value_error") else ""
-    name = ".".join(part for part in location if "[" not in part and "-" not in part)
-    return f"{name or 'recipe'}: {message[0].lower()}{message[1:]}{found}"
-
-
-def _known_keys(cls: Any, location: Sequence[str]) -> list[str]:
-    for part in location:
-        annotation = cls.model_fields[part].annotation if part in getattr(cls, "model_fields", {}) else None
-        for candidate in (annotation, *getattr(annotation, "__args__", ())):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                cls = candidate
-    return list(getattr(cls, "model_fields", {}))
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

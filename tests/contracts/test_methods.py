@@ -3,6 +3,7 @@
 import inspect
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -177,22 +178,35 @@ def test_a_stage_starts_from_the_network_of_another_method() -> None:
     assert torch.equal(second.state_dict()[copied[0]], first.state_dict()[copied[0]])
 
 
+def golden(name: str) -> list[dict[str, float]]:
+    """Terms of the first five steps, in double precision."""
+    steps: list[dict[str, float]] = json.loads((GOLDEN / f"{name}.json").read_text())
+    return steps
+
+
+def first_steps(name: str, *, precision: Literal["32-true", "64-true"], num: int) -> list[dict[str, float]]:
+    trainer = make_trainer(resolve("methods", name), Fabric(accelerator="cpu", devices=1, precision=precision))
+    steps = (trainer.train_step([make_batch(seed=seed)], [], 0.0) for seed in range(num))
+    return [{term: float(value) for term, value in step.terms.items()} for step in steps]
+
+
 @pytest.mark.parametrize("name", names("methods"))
 def test_golden_first_five_steps(name: str, update_golden: bool) -> None:
     # In double precision, so that one file holds for all processors: rounding of single precision grows past 1e-4.
-    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
-    trainer = make_trainer(resolve("methods", name), fabric)
-    found = []
-    for seed in range(5):
-        step = trainer.train_step([make_batch(seed=seed)], [], 0.0)
-        found.append({term: float(value) for term, value in step.terms.items()})
-    path = GOLDEN / f"{name}.json"
+    found = first_steps(name, precision="64-true", num=5)
     if update_golden:
-        path.write_text(json.dumps(found, indent=1) + "\n")
-    expected = json.loads(path.read_text())
-    assert [list(row) for row in found] == [list(row) for row in expected]
-    for row, wanted in zip(found, expected, strict=True):
+        (GOLDEN / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    assert [list(row) for row in found] == [list(row) for row in golden(name)]
+    for row, wanted in zip(found, golden(name), strict=True):
         assert row == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", names("methods"))
+def test_single_precision_starts_on_the_golden_curve(name: str) -> None:
+    found = first_steps(name, precision="32-true", num=5)
+    assert found[0] == pytest.approx(golden(name)[0], rel=1e-5, abs=1e-6)
+    for row, wanted in zip(found, golden(name), strict=True):
+        assert row == pytest.approx(wanted, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", names("methods"))

@@ -66,6 +66,13 @@ def test_noise_is_uniform_and_differs_by_row_and_salt() -> None:
     assert not torch.equal(noise, uniform_noise(like, key, 0.2, salt=1))
 
 
+def test_noise_is_the_same_in_every_precision() -> None:
+    like, key = torch.zeros(2, 1, 8, 8, 8), torch.tensor([5, 6])
+    noise = uniform_noise(like, key, 0.2, salt=0)
+    assert torch.equal(noise.double(), uniform_noise(like.double(), key, 0.2, salt=0))
+    assert torch.equal(noise.bfloat16(), uniform_noise(like.bfloat16(), key, 0.2, salt=0))
+
+
 def test_labels_stand_in_where_they_are_known() -> None:
     y = torch.tensor([0.0, 1.0]).expand(1, 2, 1, 1, 2)
     z = torch.full((1, 2, 1, 1, 2), 0.5)

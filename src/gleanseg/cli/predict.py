@@ -63,11 +63,12 @@ class Command:
     def run(self) -> int:
         """Predict."""
         from gleanseg.cli.progress import bar, console
-        from gleanseg.config import PredictConfig, validate
+        from gleanseg.config import PredictConfig
         from gleanseg.errors import UserError
         from gleanseg.predict.inputs import predict_inputs
         from gleanseg.predict.predictor import Options, Predictor
         from gleanseg.run.folder import Run
+        from gleanseg.strict import validate
 
         opened = Run.open(self.folder)
         changes: dict[str, Any] = {

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gleanseg.config import Section, validate
 from gleanseg.errors import UserError, nearest
+from gleanseg.strict import Section, validate
 
 OVERLAPS = ("dice", "jaccard", "nsd")
 DISTANCES = ("hd95", "asd", "assd")

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from gleanseg.config import Named, build_options
+from gleanseg.config import Named
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.resolve import resolve
+from gleanseg.strict import build_options
 
 
 def method_class(named: Named) -> tuple[type[Method], Any]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import torch
 
-from gleanseg.config import build_options
 from gleanseg.networks.network import Network, Size
 from gleanseg.resolve import resolve
+from gleanseg.strict import build_options
 
 Spacing = tuple[float, float, float]
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from gleanseg.config import build_options
 from gleanseg.errors import UserError
 from gleanseg.networks.heads.dynamic import Codes, DynamicHead
 from gleanseg.networks.network import Network
 from gleanseg.resolve import resolve
+from gleanseg.strict import build_options
 
 
 def head_config(name: str, options: Mapping[str, object]) -> object:

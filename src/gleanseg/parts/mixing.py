@@ -89,14 +89,16 @@ def uniform_noise(
 ) -> Float[Tensor, "B C Z Y X"]:
     """Noise in [-amplitude, amplitude) for each row, from the row's key.
 
+    Drawn in single precision and then rounded, so that networks of any precision see the same noise.
+
     Args:
         like_BCZYX: its shape, type and device.
         key_B: random keys.
         amplitude: in units of the prepared image (z-scores, or 1 for half a CT window).
         salt: two draws of a row differ by it.
     """
-    noise = torch.empty_like(like_BCZYX)
+    noise = torch.empty_like(like_BCZYX, dtype=torch.float32)
     for row, key in zip(noise, key_B.tolist(), strict=True):
         seed = int(np.random.SeedSequence([_NOISE, salt, key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         row.uniform_(-amplitude, amplitude, generator=torch.Generator(row.device).manual_seed(seed))
-    return noise
+    return noise.to(like_BCZYX.dtype)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from gleanseg.config import Section, validate
 from gleanseg.errors import UserError, nearest
 from gleanseg.evaluate.protocol import Metric
+from gleanseg.strict import Section, validate
 
 
 class Column(Section):

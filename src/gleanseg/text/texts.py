@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from gleanseg.config import Section, validate
 from gleanseg.errors import UserError, nearest
+from gleanseg.strict import Section, validate
 from gleanseg.text.files import write_bytes
 
 Response = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

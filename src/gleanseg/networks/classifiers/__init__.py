@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from gleanseg.config import build_options
 from gleanseg.networks.classifier import Classifier
 from gleanseg.resolve import resolve
+from gleanseg.strict import build_options
 
 
 def build(name: str, options: Mapping[str, object], *, in_channels: int, num_outputs: int) -> Classifier:
