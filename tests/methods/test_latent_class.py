@@ -34,6 +34,20 @@ def test_known_rois_get_no_teacher_loss() -> None:
     assert found["ce"] > 0
 
 
+@pytest.mark.parametrize("buffers", ["copy", "own"])
+def test_whose_batch_statistics_the_teacher_has(buffers: str) -> None:
+    method = made(buffers=buffers)
+    for network in (method.student, method.teacher):
+        network.add_module("counted", torch.nn.BatchNorm3d(1))
+    method.train()
+    values(method, make_batch())
+    for network, value in ((method.student, 1.0), (method.teacher, 2.0)):
+        network.get_buffer("counted.running_mean").fill_(value)
+    method.after_step(LATE)
+    assert method.teacher.training == (buffers == "own")
+    assert float(method.teacher.get_buffer("counted.running_mean")) == (1.0 if buffers == "copy" else 2.0)
+
+
 def test_unlabelled_rows_get_no_supervision() -> None:
     found = values(made(), make_batch(known=False))
     assert found["dice"] == found["ce"] == 0

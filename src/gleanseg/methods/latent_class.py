@@ -46,8 +46,7 @@ class LatentClass(Method):
 
         phi_high: Share = 0.8
         phi_low: Share = 0.1
-        phi_high_of: dict[str, Share] = field(default_factory=dict)
-        """ROI -> its own threshold; the others take ``phi_high``."""
+        phi_high_of: dict[str, Share] = field(default_factory=dict)  # ROI -> its own; the others take phi_high
         phi_low_of: dict[str, Share] = field(default_factory=dict)
         tau: Annotated[float, Field(gt=0, le=1)] = 0.1
         w_ce: float = 1.0
@@ -57,6 +56,7 @@ class LatentClass(Method):
         reduction: Reduction = "sample"
         alpha: float = 0.999
         horizon: Share = 0.1  # of the run: what the teacher remembers at most; 1: alpha as published
+        buffers: Literal["copy", "own"] = "copy"  # the student's batch statistics, or those of its own passes
         ramp: Share = 0.3
         rois_per_step: Annotated[int, Field(ge=0)] = 0
         """Of the ROIs that no row of a batch knows, at most so many a step; 0: all."""
@@ -88,7 +88,7 @@ class LatentClass(Method):
         x_T, x_S, c = batch.x["weak"], batch.x["strong"], self.config
         student = self.student.features(x_S)
         with torch.no_grad():
-            teacher = self.teacher.eval().features(x_T)
+            teacher = self.teacher.train(c.buffers == "own").features(x_T)
         routes = self.routes = route(self.roi_aware(x_T), batch.known, self.phi_high.to(x_T), self.phi_low.to(x_T))
         (w_l, n_l), (w_a, n_a) = pair_weights(routes.latent, c.reduction), pair_weights(routes.ambiguous, c.reduction)
         lam = sigmoid_ramp(progress.fraction, length=c.ramp)
@@ -113,7 +113,7 @@ class LatentClass(Method):
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student."""
         alpha = capped_alpha(self.config.alpha, progress.total, share=self.config.horizon)
-        ema_update(self.teacher, self.student, warm_alpha(progress.step, alpha))
+        ema_update(self.teacher, self.student, warm_alpha(progress.step, alpha), buffers=self.config.buffers)
 
     def diagnose(self, present_BR: Bool[Tensor, "B R"], judged_BR: Bool[Tensor, "B R"]) -> dict[str, Monitor]:
         """How often each decision is right."""
