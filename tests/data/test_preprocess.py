@@ -212,6 +212,21 @@ def test_a_full_disk_leaves_nothing_half_written(cases, tmp_path, monkeypatch, w
     assert len(prepare(ct_manifest(*cases), CONFIG, out).ids) == 4
 
 
+def test_an_index_of_an_earlier_version_is_written_anew(cases, tmp_path):
+    out = tmp_path / "s"
+    new = prepare(ct_manifest(*cases), CONFIG, out, num_workers=1).overlaps
+    with np.load(out / "index.npz") as index:
+        columns = {name: index[name] for name in index if not name.startswith("overlapping")}
+    np.savez(out / "index.npz", **columns)
+    with pytest.raises(UserError, match=r"an earlier version wrote its index.*run 'gleanseg prepare' again"):
+        _ = Store.open(out).overlaps
+    before = stamps(out)
+    again = prepare(ct_manifest(*cases), CONFIG, out, num_workers=1).overlaps
+    assert stamps(out) == before
+    for one, other in zip(new, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_broken_image_names_file_and_case(cases, tmp_path):
     file = Path(cases[2]["images"][0])
     file.write_bytes(file.read_bytes()[:200])

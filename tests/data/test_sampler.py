@@ -59,6 +59,23 @@ def test_selection_keeps_roles_and_states(store: Store) -> None:
     assert overlaps(store, chosen) == {frozenset({"liver", "liver_tumor"})}
 
 
+def test_hidden_labels_overlap_nothing(store: Store) -> None:
+    chosen = select(store, DataConfig(annotate=dict.fromkeys(set(store.sites), ("liver",))))
+    assert overlaps(store, chosen) == frozenset()
+    assert overlaps(store, select(store, DataConfig(rois=("liver_tumor",)))) == frozenset()
+
+
+def test_overlaps_are_those_of_the_tables(store: Store) -> None:
+    rows, pairs = store.overlaps
+    found = {(store.ids[row], i, j) for row, (i, j) in zip(rows, pairs.tolist(), strict=True)}
+    expected = set()
+    for id in store.ids:
+        table = store.case(id).table
+        expected |= {(id, i, j) for i in range(3) for j in range(i + 1, 3) if (table[:, i] & table[:, j]).any()}
+    assert expected
+    assert found == expected
+
+
 def test_hidden_labels_are_unknown(store: Store) -> None:
     fewer = select(store, DataConfig(labelled=2))
     more = select(store, DataConfig(labelled=4))

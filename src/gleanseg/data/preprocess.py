@@ -26,7 +26,7 @@ from gleanseg.data.plan import Plan, case_shape
 from gleanseg.data.plan import plan as settle
 from gleanseg.data.recode import code_dtype, compact, count_codes, resample_codes
 from gleanseg.data.standardize import Prepared, preprocess_image
-from gleanseg.data.store import Store, folder_name, read_case, write_index
+from gleanseg.data.store import Store, folder_name, has_index, read_case, write_index
 from gleanseg.data.store_files import (
     Head,
     compressed,
@@ -81,7 +81,7 @@ def prepare(
         wanted = {case.id: _case_digest(manifest, case) for case in manifest.cases}
         done = {c.id: kept for c in manifest.cases if (kept := _finished(manifest, c, out, plan_digest, wanted[c.id]))}
         todo = [case for case in manifest.cases if case.id not in done]
-        if todo:
+        if todo or not has_index(out):
             (out / "index.npz").unlink(missing_ok=True)
         contents: dict[str, Case] = {}
         for number, (id, found) in enumerate(done.items(), start=1):

@@ -87,18 +87,26 @@ class Sampler:
             # Without fully unlabelled cases the unknown ROIs of partly labelled ones carry the unlabelled terms.
             "unlabelled": selection.unlabelled or selection.labelled,
         }
+        self._laps: dict[str, tuple[int, NDArray[np.int64]]] = {}
 
     def patch(self, stream: Stream, position: int) -> Patch:
         """The patch at a position of a stream, with its draws."""
         cases = self._streams[stream]
         lap, offset = divmod(position, len(cases))
-        visible = cases[self._rng(stream, lap, 0).permutation(len(cases))[offset]]
+        visible = cases[self._order(stream, lap)[offset]]
         rng = self._rng(stream, position, 1)
         key = int(rng.integers(2**62))
         drawn = draw(rng, self.augment, mirror_ZYX=self.mirror_ZYX)
         case = self.store.case(visible.id)
         start = self._place(case, visible, rng)
         return self._read(case, visible, start, key=key, drawn=drawn)
+
+    def _order(self, stream: Stream, lap: int) -> NDArray[np.int64]:
+        """A pass over a stream's cases; the last one is kept, for 100,000 cases take milliseconds to shuffle."""
+        kept = self._laps.get(stream)
+        if kept is None or kept[0] != lap:
+            kept = self._laps[stream] = (lap, self._rng(stream, lap, 0).permutation(len(self._streams[stream])))
+        return kept[1]
 
     def _rng(self, stream: Stream, position: int, purpose: int) -> np.random.Generator:
         return np.random.Generator(

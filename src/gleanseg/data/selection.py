@@ -95,12 +95,13 @@ def select(store: Store, config: DataConfig) -> Selection:
 
 def overlaps(store: Store, selection: Selection) -> frozenset[frozenset[str]]:
     """Pairs of ROIs that share voxels in a visible label of the training split."""
-    together = np.zeros((len(selection.rois), len(selection.rois)), dtype=np.bool_)
-    for case in selection.labelled:
-        table = store.case(case.id).table[:, selection.columns] & case.annotated
-        together |= (table.T.astype(np.int32) @ table.astype(np.int32)) > 0
-    pairs = np.argwhere(np.triu(together, 1))
-    return frozenset(frozenset((selection.rois[i], selection.rois[j])) for i, j in pairs)
+    row = {id: i for i, id in enumerate(store.ids)}
+    visible_NR = np.zeros((len(store.ids), len(store.rois)), dtype=np.bool_)
+    labelled = selection.labelled
+    visible_NR[np.ix_([row[case.id] for case in labelled], selection.columns)] = [case.annotated for case in labelled]
+    rows, pairs = store.overlaps
+    seen = np.unique(pairs[visible_NR[rows, pairs[:, 0]] & visible_NR[rows, pairs[:, 1]]], axis=0)
+    return frozenset(frozenset((store.rois[i], store.rois[j])) for i, j in seen)
 
 
 def _visible(store: Store, split: str, columns: NDArray[np.int64]) -> list[Visible]:

@@ -179,6 +179,11 @@ class Store:
         return self._column("shapes")
 
     @cached_property
+    def overlaps(self) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, "P 2"]]:
+        """Pairs of ROIs that share voxels: the case's row, and both columns."""
+        return self._column("overlapping_rows"), self._column("overlapping_rois")
+
+    @cached_property
     def contents(self) -> tuple[str, ...]:
         """Hash of each input's voxels."""
         return tuple(str(name) for name in self._column("contents"))
@@ -186,6 +191,11 @@ class Store:
     def _column(self, name: str) -> NDArray[Any]:
         # Opened anew each time: a handle would not survive a fork, nor let 'prepare' replace the file on every system.
         with np.load(self.path / "index.npz", allow_pickle=False) as index:
+            if name not in index:
+                raise UserError(
+                    f"{self.path}: an earlier version wrote its index, without {name!r}; run 'gleanseg prepare' again, "
+                    "which writes the index anew and keeps the cases"
+                )
             return np.asarray(index[name])
 
     @cached_property
@@ -262,9 +272,18 @@ def read_case(folder: Path, id: str, *, site: str, split: str) -> StoredCase:
         raise UserError(f"{folder}: case {id!r} cannot be read ({error}); run 'gleanseg prepare' again") from None
 
 
+def has_index(path: Path) -> bool:
+    """Whether a store is complete, with an index of this version."""
+    if not (path / "index.npz").is_file():
+        return False
+    with np.load(path / "index.npz", allow_pickle=False) as index:
+        return "overlapping_rows" in index  # the newest column
+
+
 def write_index(path: Path, cases: Sequence[StoredCase]) -> None:
     """Write index.npz, which makes a store complete."""
     num_rois = len(cases[0].known) if cases else 0
+    pairs = [_overlapping(case.table) for case in cases]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -277,8 +296,17 @@ def write_index(path: Path, cases: Sequence[StoredCase]) -> None:
         annotated=np.array([case.annotated for case in cases], dtype=np.bool_).reshape(-1, num_rois),
         known=np.array([case.known for case in cases], dtype=np.bool_).reshape(-1, num_rois),
         num_voxels=np.array([case.num_voxels for case in cases], dtype=np.int64).reshape(-1, num_rois),
+        overlapping_rows=np.repeat(np.arange(len(cases)), [len(found) for found in pairs]),
+        overlapping_rois=np.concatenate([np.empty((0, 2), np.int64), *pairs]),
     )
     write_bytes(path / "index.npz", buffer.getvalue())
+
+
+def _overlapping(table: Bool[np.ndarray, "V R"]) -> Int64[np.ndarray, "P 2"]:
+    """Pairs of ROIs that some code of a table holds together."""
+    together = table.T.astype(np.int32) @ table.astype(np.int32) > 0
+    pairs: Int64[np.ndarray, "P 2"] = np.argwhere(np.triu(together, 1))
+    return pairs
 
 
 def _grid(found: dict[str, Any]) -> Grid:

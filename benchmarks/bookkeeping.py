@@ -1,0 +1,159 @@
+"""What 100,000 cases cost before the first patch: manifest, selection, sampling; and what `gleanseg --help` costs.
+
+    python benchmarks/bookkeeping.py
+
+The cases are one prepared case under as many names, so that no hour goes into writing voxels: the manifest, the index
+and every case's description are those of as many cases. The same is done with a hundredth of them, each size in a fresh
+process: what differs is what grows.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from end_to_end import write
+
+T = TypeVar("T")
+DRAWN = 1000
+ROIS = ("liver", "spleen", "kidney_left", "kidney_right")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=5, help="of `gleanseg --help`")
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measure(Path(arguments.side[0]))))
+        return
+    sides = {}
+    for number in (max(1, arguments.cases // 100), arguments.cases):
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder), number)
+            words = [sys.executable, __file__, "--side", folder, str(number)]
+            sides[str(number)] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    helps = [timed(lambda: subprocess.run([gleanseg(), "--help"], check=True, capture_output=True))[0]
+             for _ in range(arguments.repeats)]  # fmt: skip
+    write(
+        "bookkeeping",
+        {
+            "command": shlex.join(["python", "benchmarks/bookkeeping.py", *sys.argv[1:]]),
+            "patches_drawn": DRAWN,
+            "cases": sides,
+            "help_s": {"min": min(helps), "median": statistics.median(helps), "max": max(helps)},
+        },
+    )
+
+
+def gleanseg() -> str:
+    return str(Path(sys.executable).with_name("gleanseg"))
+
+
+def make(folder: Path, number: int) -> None:
+    """A manifest and a store of ``number`` cases, of which one in ten has no labels and as many validate."""
+    import nibabel
+    import numpy as np
+
+    from gleanseg.config import PrepareConfig
+    from gleanseg.data.manifest import Manifest
+    from gleanseg.data.preprocess import prepare
+    from gleanseg.data.store import Store, folder_name, write_index
+    from gleanseg.data.store_files import Head, read_head, write_head
+
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, len(ROIS) + 1, (40, 40, 40)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(rng.normal(0, 100, codes.shape).astype(np.int16), np.eye(4)), folder / "i.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(codes, np.eye(4)), folder / "l.nii.gz")
+    values = {str(i): [roi] for i, roi in enumerate(ROIS, start=1)}
+
+    def case(i: int) -> dict[str, Any]:
+        labels = {} if i % 10 == 9 else {"labels": "l.nii.gz", "values": values, "annotated": list(ROIS[: 1 + i % 4])}
+        split = "validation" if i % 10 == 8 else "train"
+        return {"id": f"case_{i:06d}", "site": f"site_{i % 7}", "split": split, "images": [f"i{i}.nii.gz"], **labels}
+
+    channels = [{"name": "mr", "modality": "MR"}]
+    one = Manifest(name="one", rois=ROIS, channels=channels, cases=[case(3) | {"images": ["i.nii.gz"]}], root=folder)
+    store = folder / "manifest.store"
+    prepare(one, PrepareConfig(spacing=(1, 1, 1)), store, num_workers=1)
+    many = Manifest(name="many", rois=ROIS, channels=channels, cases=[case(i) for i in range(number)], root=folder)
+    many.save(folder / "manifest.json")
+    (source,) = (store / "cases").iterdir()
+    told = json.loads((source / "case.json").read_text())
+    for i in range(number):
+        place = store / "cases" / folder_name(f"case_{i:06d}")
+        if place != source:
+            place.mkdir()
+            for name in ("image.b2nd", "codes.b2nd", "foreground.npy"):
+                (place / name).symlink_to(source / name)
+            (place / "case.json").write_text(json.dumps(told | {"id": f"case_{i:06d}"}))
+    head = read_head(store)
+    assert head is not None, "prepare wrote it"
+    write_head(store, Head(plan=head.plan, request="", manifest_digest=many.digest()))
+    first = Store.open(store).case("case_000003")
+    given = [np.isin(ROIS, c.annotated) for c in many.cases]
+    write_index(
+        store,
+        [
+            replace(first, id=c.id, site=c.site, split=c.split, annotated=a, known=a, content=c.id)
+            for c, a in zip(many.cases, given, strict=True)
+        ],
+    )
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """One side, in this process."""
+    from gleanseg.config import AugmentConfig, DataConfig
+    from gleanseg.data.manifest import Manifest
+    from gleanseg.data.sampler import Sampler
+    from gleanseg.data.selection import overlaps, select
+    from gleanseg.data.store import Store
+
+    before = peak_mib()
+    load_s, manifest = timed(lambda: Manifest.load(folder / "manifest.json"))
+    digest_s, digest = timed(manifest.digest)
+    open_s, store = timed(lambda: Store.open(folder / "manifest.store"))
+    assert digest == store.manifest_digest, "the store is that of the manifest"
+    select_s, selection = timed(lambda: select(store, DataConfig()))
+    overlaps_s, _ = timed(lambda: overlaps(store, selection))
+    sampler = Sampler(store, selection, patch_ZYX=(16, 16, 16), foreground=0.5, augment=AugmentConfig(),
+                      mirror_ZYX=(False, False, False), seed=0)  # fmt: skip
+    first_s, _ = timed(lambda: sampler.patch("labelled", 0))
+    drawn_s, _ = timed(lambda: [sampler.patch("labelled", i) for i in range(1, DRAWN)])
+    return {
+        "load_and_check_manifest_s": load_s,
+        "hash_manifest_s": digest_s,
+        "open_store_s": open_s,
+        "select_s": select_s,
+        "overlaps_s": overlaps_s,
+        "first_patch_s": first_s,
+        "patch_s": round(drawn_s / (DRAWN - 1), 5),
+        "peak_mib": round(peak_mib()),
+        "before_mib": round(before),
+    }
+
+
+def timed(what: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    found = what()
+    return round(time.perf_counter() - start, 4), found
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
