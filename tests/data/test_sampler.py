@@ -123,6 +123,7 @@ def test_folds_cover_train_and_validation_once(store: Store) -> None:
         (DataConfig(labelled=("c10",)), "'c10' belongs to the test split"),
         (DataConfig(labelled=("c99",)), r"'c99' is not in .*manifest\.store"),
         (DataConfig(labelled=7), "expected 1 to 6 cases"),
+        (DataConfig(labelled=1), "none of the 1 cases that stay labelled annotates '(liver|spleen)'"),
         (DataConfig(annotate={"Z": ("liver",)}), "no training case of site 'Z'"),
         (DataConfig(annotate={"A": (), "B": ()}), "no annotated training case"),
     ],

@@ -80,7 +80,7 @@ def select(store: Store, config: DataConfig) -> Selection:
     if config.fold is not None:
         cases = _fold([*cases["train"], *cases["validation"]], config)
     train = _hide_sites(cases["train"], config, rois)
-    train = _hide_cases(train, config, store)
+    train = _hide_cases(train, config, store, rois)
     if not train:
         raise UserError(
             f"{store.path}: no training case; expected at least one with split = 'train': set it in the manifest"
@@ -95,10 +95,11 @@ def select(store: Store, config: DataConfig) -> Selection:
 
 def overlaps(store: Store, selection: Selection) -> frozenset[frozenset[str]]:
     """Pairs of ROIs that share voxels in a visible label of the training split."""
-    row = {id: i for i, id in enumerate(store.ids)}
-    visible_NR = np.zeros((len(store.ids), len(store.rois)), dtype=np.bool_)
+    place = {id: i for i, id in enumerate(store.ids)}
     labelled = selection.labelled
-    visible_NR[np.ix_([row[case.id] for case in labelled], selection.columns)] = [case.annotated for case in labelled]
+    visible_NR = np.zeros((len(store.ids), len(store.rois)), dtype=np.bool_)
+    placed = np.array([place[case.id] for case in labelled])
+    visible_NR[placed[:, None], selection.columns] = np.array([case.annotated for case in labelled])
     rows, pairs = store.overlaps
     seen = np.unique(pairs[visible_NR[rows, pairs[:, 0]] & visible_NR[rows, pairs[:, 1]]], axis=0)
     return frozenset(frozenset((store.rois[i], store.rois[j])) for i, j in seen)
@@ -149,7 +150,7 @@ def _hide_sites(train: Sequence[Visible], config: DataConfig, rois: Sequence[str
     ]
 
 
-def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store) -> list[Visible]:
+def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store, rois: Sequence[str]) -> list[Visible]:
     if config.labelled is None:
         return list(train)
     candidates = [case.id for case in train if case.annotated.any()]
@@ -166,7 +167,16 @@ def _hide_cases(train: Sequence[Visible], config: DataConfig, store: Store) -> l
             )
         kept = set(_ordered(candidates, config, store)[:number])
     nothing = np.zeros(len(train[0].known), dtype=np.bool_)
-    return [case if case.id in kept else case._replace(annotated=nothing, known=nothing) for case in train]
+    shown = [case if case.id in kept else case._replace(annotated=nothing, known=nothing) for case in train]
+    lost = np.any([c.annotated for c in train], axis=0) & ~np.any([c.annotated for c in shown], axis=0)
+    drawn = not isinstance(config.labelled, tuple) and config.labelled_order == "random"
+    if lost.any() and drawn:  # who lists cases has chosen them
+        raise UserError(
+            f"data.labelled = {config.labelled}: none of the {len(kept)} cases that stay labelled annotates "
+            f"{rois[int(lost.argmax())]!r}; keep more, list cases that do, change data.labelled_seed, or leave the ROI "
+            "out of data.rois"
+        )
+    return shown
 
 
 def _ordered(candidates: Sequence[str], config: DataConfig, store: Store) -> list[str]:
