@@ -102,7 +102,7 @@ class Experiment:
 
     def _work_off(self, job: Job, core: int) -> None:
         """Train, predict and evaluate one run, whatever of it is not done yet."""
-        if (job.folder / "done.json").exists():
+        if self._is_done(job):
             return
         train = ["train", str(ROOT / job.entry["recipe"]), "-o", str(job.folder), "--resume"]
         for override in self._overrides(job):
@@ -115,6 +115,7 @@ class Experiment:
             call(["predict", str(job.folder), "--split", split, "--resume", *self.experiment.get("predict", [])])
             call(["evaluate", str(job.folder), "--split", split])
         done: dict[str, Any] = {
+            "settings": self._digest(job),
             "side_by_side": self.arguments.side_by_side,
             "threads": os.cpu_count() if alone else 1,
         }
@@ -122,6 +123,11 @@ class Experiment:
             done["train_s"] = json.loads((job.folder / "run.json").read_text())["elapsed_s"]
             done["predict_and_evaluate_s"] = round(time.perf_counter() - start, 1)
         (job.folder / "done.json").write_text(json.dumps(done))
+
+    def _is_done(self, job: Job) -> bool:
+        """Whether the folder holds this very run; one whose settings were changed since is made anew or refused."""
+        done = job.folder / "done.json"
+        return done.exists() and json.loads(done.read_text()).get("settings") == self._digest(job)
 
     def _overrides(self, job: Job) -> list[str]:
         manifest = json.dumps(str(Path(self.experiment["manifest"]).resolve()))
@@ -150,8 +156,8 @@ class Experiment:
         """Write what all finished runs reached, and how they compare."""
         rows = self._kept()
         for job in self.jobs:
-            if (job.folder / "done.json").exists():
-                rows[job.key] = {"name": job.entry["name"], "seed": job.seed, "settings": self._digest(job)}
+            if self._is_done(job):
+                rows[job.key] = {"name": job.entry["name"], "seed": job.seed}
                 rows[job.key] |= figures(job.folder)
         ordered = [rows[job.key] for job in self.jobs if job.key in rows]
         words = f"python benchmarks/run_queue.py {os.path.relpath(self.arguments.experiment, ROOT)} --folder FOLDER"
