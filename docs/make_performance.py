@@ -51,6 +51,8 @@ def page() -> str:
         "step_time": step_time,
         "head_cost": head_cost,
         "text_cost": text_cost,
+        "metrics": metrics,
+        "bookkeeping": bookkeeping,
     }
     found = {name: RESULTS / f"{name}.json" for name in sections}
     parts = [sections[name](json.loads(path.read_text())) for name, path in found.items() if path.exists()]
@@ -221,6 +223,70 @@ def text_cost(result: dict[str, Any]) -> str:
 | training | step | range | pass over one window | range |
 |---|---|---|---|---|
 {chr(10).join(rows)}
+
+`{result["command"]}`
+"""
+
+
+def metrics(result: dict[str, Any]) -> str:
+    """Scores of a case against other libraries."""
+    parts = []
+    for case in result["cases"]:
+        rows = [
+            f"| {name} | {t['median_s']:.2f} s | {t['min_s']:.2f} to {t['max_s']:.2f} s | "
+            f"{case['times_faster'].get(name, 1.0):.1f} x |"
+            for name, t in case["times"].items()
+        ]
+        differences = [
+            f"{name} {max(found.values()):.1g} ({', '.join(found)})"
+            for name, found in case["largest_difference_where_definitions_are_equal"].items()
+        ]
+        parts.append(f"""\
+{case["case"]}:
+
+| library | median | range | gleanseg is faster by |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+Largest difference where definitions are equal: {"; ".join(differences)}.
+""")
+    return f"""\
+## Metrics of a case
+
+Dice, Jaccard, HD95, ASD and NSD of every ROI on one core, in turns; medpy computes no NSD, surface-distance no Jaccard.
+
+{chr(10).join(parts)}
+`{result["command"]}`
+"""
+
+
+def bookkeeping(result: dict[str, Any]) -> str:
+    """Many cases."""
+    what = {
+        "load_and_check_manifest_s": "load and check the manifest",
+        "hash_manifest_s": "hash it",
+        "open_store_s": "open the store",
+        "select_s": "select what the run sees",
+        "overlaps_s": "find which ROIs overlap",
+        "first_patch_s": "first patch",
+        "patch_s": "every further patch",
+    }
+    sizes = result["cases"]
+    rows = []
+    for key, said in what.items():
+        times = [f"{size[key]:.3f} s" for size in sizes.values()]
+        rows.append(f"| {said} | {' | '.join(times)} |")
+    peaks = [f"{size['peak_mib']} MiB" for size in sizes.values()]
+    rows.append(f"| peak memory | {' | '.join(peaks)} |")
+    return f"""\
+## Many cases
+
+| step | {" | ".join(f"{int(n):,} cases" for n in sizes)} |
+|---|{"---|" * len(sizes)}
+{chr(10).join(rows)}
+
+`gleanseg --help` takes {result["help_s"]["median"]:.2f} s ({result["help_s"]["min"]:.2f} to
+{result["help_s"]["max"]:.2f}).
 
 `{result["command"]}`
 """
