@@ -105,7 +105,7 @@ def test_a_run_tells_how_to_predict(run: Run) -> None:
     assert predictor.layering.num_layers == 2  # liver and right kidney were seen together
     assert not predictor.sliding.bf16
     assert predictor.provenance["checkpoint"] == "main-00000002.safetensors"
-    (network,) = predictor.networks
+    (network,) = predictor.backends.networks
     assert isinstance(network, torch.nn.Module)
     assert not network.training
     assert all(not p.requires_grad for p in network.parameters())
@@ -142,7 +142,7 @@ def test_slab_wise_prediction_equals_the_network_itself(run: Run) -> None:
     """One window, so that nothing is blended: labels are those of the plain forward pass."""
     predictor = Predictor.from_run(run.path, precision="fp32", device=torch.device("cpu"))
     image = noise(3)[None, :16, :16, :16]
-    (network,) = predictor.networks
+    (network,) = predictor.backends.networks
     with torch.no_grad():
         logits = network(torch.from_numpy(image[None]))[0].numpy()  # type: ignore[operator]
     found = predictor.segment_prepared(image)

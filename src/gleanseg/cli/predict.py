@@ -53,6 +53,8 @@ class Command:
     """Run the network on windows of air too."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it."""
+    backend: Literal["auto", "eager", "openvino"] = "auto"
+    """What computes the network. auto: OpenVINO where it is installed, for large volumes on processors."""
     num_parts: int = 1
     """Divide the cases among so many processes, each started with its own --part-id."""
     part_id: int = 0
@@ -90,6 +92,7 @@ class Command:
             mirror_ZYX=("z" in self.mirror, "y" in self.mirror, "x" in self.mirror) if self.mirror else None,
             skip_air=not self.keep_air,
             probabilities=tuple(opened.ontology.find(roi).id for roi in self.probabilities),
+            backend=self.backend,
             repair=self.repair,
         )
         predictor = Predictor.from_run(

@@ -11,7 +11,7 @@ from gleanseg.engine.validate import Validation, validate
 from gleanseg.methods.presence import Presence
 from gleanseg.networks.network import Network
 from gleanseg.parts.method import Method
-from gleanseg.predict.predictor import Predictor
+from gleanseg.predict.predictor import Options, Predictor
 from gleanseg.run.folder import Run, write_text
 from gleanseg.run.roi_aware import load_roi_aware
 
@@ -51,6 +51,7 @@ class Judge:
             patch_ZYX=recipe.sampling.patch[::-1],
             overlaps=self.run.overlaps,
             config=recipe.predict,
+            options=Options(backend="eager"),  # compiled networks would keep the weights of the first validation
             device=device,
             bf16=choose(recipe.train.precision, device) == "bf16-mixed",
             roi_aware=load_roi_aware(self.run).to(device) if recipe.predict.gate > 0 else None,

@@ -55,8 +55,14 @@ def _kept_from_onednn(input: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not _is_traced()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
+
+
+def _is_traced() -> bool:
+    """Whether operations are recorded for a compiler, which wants PyTorch's usual ones."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class StandardizedConv3d(Conv3d):
@@ -94,6 +100,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B C Z Y X"]:
         """Zero mean and unit variance per sample and channel, then the learned scale and shift."""
+        if _is_traced():  # a compiler knows this form, and fuses it
+            return functional.instance_norm(x_BCZYX, weight=self.weight, bias=self.bias, eps=self.eps)
         samples = [
             functional.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
             for sample in torch.tensor_split(x_BCZYX, len(x_BCZYX))

@@ -25,6 +25,7 @@ from gleanseg.data.standardize import preprocess_image
 from gleanseg.data.volume import Volume
 from gleanseg.errors import UserError
 from gleanseg.parts.presence import RoiAware
+from gleanseg.predict.backends import Backend, Backends
 from gleanseg.predict.blend import Model
 from gleanseg.predict.hardware import best_device, channels_last, has_fast_bf16
 from gleanseg.predict.layers import Labels, Layering
@@ -47,6 +48,8 @@ class Options:
         skip_air: do not run networks on windows that hold nothing but air or a constant.
         roi_chunk: ROIs scored at once, at most.
         probabilities: ROIs whose probability maps are kept, as float16.
+        backend: ``eager`` PyTorch; ``openvino``, which compiles networks on processors (extra ``fast``); ``auto``: that
+            where it is installed and can compile the networks, for volumes large enough to make up for it.
         repair: what to do with voxels of a part outside its parent: leave, remove, or give them to the parent; None: as
             the table says.
     """
@@ -55,6 +58,7 @@ class Options:
     skip_air: bool = True
     roi_chunk: int = 8
     probabilities: tuple[str, ...] = ()
+    backend: Backend = "auto"
     repair: Repair | None = None
 
 
@@ -119,11 +123,19 @@ class Predictor:
         provenance: Mapping[str, str] | None = None,
         roi_aware: RoiAware | None = None,
     ) -> None:
-        self.networks, self.plan, self.rois, self.ontology = tuple(networks), plan, tuple(rois), ontology
+        self.plan, self.rois, self.ontology = plan, tuple(rois), ontology
         self.config, self.options = config or PredictConfig(), options or Options()
         self.device, self.provenance = device or torch.device("cpu"), dict(provenance or {})
         check_rois(self.config.keep_largest, self.rois, option="keep_largest")
         check_rois(self.options.probabilities, self.rois, option="probabilities")
+        self.backends = Backends(
+            networks,
+            backend=self.options.backend,
+            channels=len(plan.channels),
+            patch_ZYX=patch_ZYX,
+            device=self.device,
+            bf16=bf16,
+        )
         self.layering = Layering.of(self.rois, ontology, overlaps=overlaps)
         mirror_ZYX = self.options.mirror_ZYX or trained_flips("auto", self.rois, ontology)
         flips = all_flips(mirror_ZYX if self.config.mirror else (False, False, False))
@@ -269,11 +281,11 @@ class Predictor:
             crop_start_ZYX=crop_start_ZYX,
             layering=self.layering,
             probabilities=[self.rois.index(roi) for roi in self.options.probabilities],
-            scores_are_logits=self.config.average == "logits" and len(self.networks) == 1,
+            scores_are_logits=self.config.average == "logits" and len(self.backends.networks) == 1,
         )
-        with _evaluating(self.networks):
+        with _evaluating(self.backends.networks):
             slider = Slider(
-                self.networks,
+                self.backends.of(self.sliding.num_windows(image_CZYX.shape[1:])),
                 image_CZYX,
                 num_rois=len(self.rois),
                 sliding=self.sliding,

@@ -7,6 +7,7 @@ volume's height nor on the number of ROIs. (Heads that are not linear keep the h
 Axes: C image channels, R ROIs, Z Y X voxels.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,15 @@ class Sliding:
     bf16: bool = False
     is_air: Callable[[Tensor], bool] | None = None
     may_hold: Callable[[Tensor], Tensor] | None = None
+
+    def starts(self, size_ZYX: Sequence[int]) -> list[tuple[int, ...]]:
+        """First voxels of the windows along each axis of a volume, which is padded where it is smaller than one."""
+        axes = zip(size_ZYX, self.patch_ZYX, self.step_ZYX, strict=True)
+        return [window_starts(max(size, patch), patch, step) for size, patch, step in axes]
+
+    def num_windows(self, size_ZYX: Sequence[int]) -> int:
+        """Windows of a volume, those in air included."""
+        return math.prod(len(starts) for starts in self.starts(size_ZYX))
 
 
 def step_of(patch_ZYX: Size, *, overlap: float) -> Size:
@@ -157,7 +167,7 @@ class Slider:
             image_CZYX = image_CZYX.copy()
         self.image_CZYX = torch.from_numpy(image_CZYX)
         z, y, x = self.image_CZYX.shape[1:]
-        self.starts = [window_starts(n, p, s) for n, p, s in zip((z, y, x), patch, sliding.step_ZYX, strict=True)]
+        self.starts, self.num_windows = sliding.starts((z, y, x)), sliding.num_windows((z, y, x))
         self.weight_ZYX = importance_map(patch, sliding.blend).to(device)
         num_rows = patch[0] + halo
         self.weights = Rows(num_rows, (y, x))
@@ -185,11 +195,6 @@ class Slider:
                     autocast=partial(torch.autocast, self.device.type, dtype=torch.bfloat16, enabled=s.bf16),
                 )
                 yield _Lane(member, blend, flips, swapped, len(flips) / len(s.flips))
-
-    @property
-    def num_windows(self) -> int:
-        """Windows of the volume, those in air included."""
-        return int(np.prod([len(starts) for starts in self.starts]))
 
     def slabs(self) -> Iterator[Slab]:
         """The volume's rows from below, each new row once."""
