@@ -33,7 +33,7 @@ import numpy as np
 
 from gleanseg.config import Recipe
 from gleanseg.evaluate.evaluation import Evaluation
-from gleanseg.evaluate.statistics import bootstrap_interval, paired_test
+from gleanseg.evaluate.statistics import bootstrap_interval, credited, paired_test
 from gleanseg.run.environment import processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,7 +231,9 @@ def comparisons(rows: list[dict[str, Any]], wanted: list[list[str]]) -> Any:
             tables = [[np.array(r["evaluation"][split]["dice"], float) for r in side if split in r["evaluation"]]
                       for side in sides]  # fmt: skip
             if all(tables):
-                found = paired_test(np.stack(tables[0]), np.stack(tables[1]))
+                x, y = np.stack(tables[0]), np.stack(tables[1])
+                # Everything of these splits is known, so that undefined means: rightly nothing.
+                found = paired_test(*credited(x, y, (np.isnan(x), np.isnan(y)), perfect=1.0))
                 yield {"a": a, "b": b, "split": split, **found._asdict()}
 
 

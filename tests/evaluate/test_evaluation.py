@@ -108,6 +108,24 @@ def test_compare_pairs_cases_by_name() -> None:
     assert compare(made(), made(better), metric="hd95").difference == 0.0
 
 
+def test_compare_credits_who_rightly_finds_nothing() -> None:
+    """Case b has no spleen; one side finds one all the same."""
+    inventing = [row if row[:2] != ("b", "spleen") else ("b", "spleen", 0.0, 30.0, 0.0, 2.0) for row in TABLE]
+    found = compare(made(), made(inventing))
+    assert found.difference == pytest.approx((1.0 - 0.0) / 4 / 2)  # one of four spleens, then one of two ROIs
+    assert (found.num_pairs, found.num_undefined) == (6, 0)
+    assert compare(made(), made(inventing), metric="hd95").difference == pytest.approx((0.0 - 30.0) / 4 / 2)
+    rightly = compare([made(), made(inventing)], made())
+    assert rightly.difference == pytest.approx(-0.5 / 4 / 2), "seeds count each for itself"
+
+
+def test_compare_leaves_out_what_only_one_side_holds() -> None:
+    fewer = [row for row in TABLE if row[0] != "d"]
+    assert compare(made(), made(fewer)).num_pairs == 4
+    missed = [row if row[:2] != ("a", "liver") else ("a", "liver", NAN, NAN, 100.0, 0.0) for row in TABLE]
+    assert compare(made(), made(missed)).num_pairs == 4, "what a protocol leaves undefined for a miss is no credit"
+
+
 def test_compare_refuses_unlike_results() -> None:
     with pytest.raises(UserError, match="protocols differ"):
         compare(made(), made(protocol_digest="q"))

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gleanseg.errors import UserError, nearest
+from gleanseg.evaluate.protocol import DISTANCES
 from gleanseg.evaluate.scores import VOLUMES, Row
-from gleanseg.evaluate.statistics import LEVEL, Interval, PairedTest, bootstrap_interval, paired_test
+from gleanseg.evaluate.statistics import LEVEL, Interval, PairedTest, bootstrap_interval, credited, paired_test
 
 FORMAT = 1
 
@@ -196,7 +197,8 @@ def compare(
     """Test whether ``a`` scores other than ``b``; each is one evaluation, or one per training seed.
 
     All must be made with one protocol on the same split; pairs (case, ROI) that only some of them hold are left out.
-    ``rois`` are those that count; default: all.
+    Where the structure is absent and one side finds something while the other rightly does not, the latter counts as
+    perfect (Dice 1, distance 0). ``rois`` are those that count; default: all.
 
     Raises:
         UserError: protocols or splits differ, or there is nothing in common.
@@ -216,19 +218,29 @@ def compare(
     cases = tuple(dict.fromkeys(c for e in everything for c in e.cases))
     held = dict.fromkeys(r for e in everything for r in e.rois)
     rois = tuple(r for r in held if rois is None or r in rois)
-    stacks = [np.stack([_aligned(e, metric, cases, rois) for e in group]) for group in groups]
+    stacks = [np.stack([_aligned(e, e.values(metric), cases, rois) for e in group]) for group in groups]
+    nothing = [np.stack([_aligned(e, _nothing(e), cases, rois) == 1 for e in group]) for group in groups]
+    perfect = 0.0 if metric in DISTANCES else 1.0
     try:
-        return paired_test(stacks[0], stacks[1], seed=seed)
+        return paired_test(*credited(stacks[0], stacks[1], (nothing[0], nothing[1]), perfect=perfect), seed=seed)
     except ValueError as error:
         raise UserError(f"compare: {error}") from None
 
 
-def _aligned(evaluation: Evaluation, metric: str, cases: Sequence[str], rois: Sequence[str]) -> NDArray[np.float64]:
+def _aligned(
+    evaluation: Evaluation, values_CR: NDArray[np.float64], cases: Sequence[str], rois: Sequence[str]
+) -> NDArray[np.float64]:
     table = np.full((len(cases), len(rois)), np.nan)
     wanted = [roi for roi in evaluation.rois if roi in rois]
     c, r = [cases.index(x) for x in evaluation.cases], [rois.index(x) for x in wanted]
-    table[np.ix_(c, r)] = evaluation.values(metric)[:, [evaluation.rois.index(x) for x in wanted]]
+    table[np.ix_(c, r)] = values_CR[:, [evaluation.rois.index(x) for x in wanted]]
     return table
+
+
+def _nothing(evaluation: Evaluation) -> NDArray[np.float64]:
+    """1 where neither reference nor prediction has a voxel."""
+    empty: NDArray[np.bool_] = (evaluation.values("reference_ml") == 0) & (evaluation.values("prediction_ml") == 0)
+    return empty.astype(np.float64)
 
 
 def _plain(value: Any) -> Any:

@@ -129,6 +129,29 @@ def paired_test(
     return PairedTest(difference, low, high, p_bootstrap, wilcoxon(by_case_C), C, pairs, undefined)
 
 
+def credited(
+    a_SCR: NDArray[np.float64],
+    b_SCR: NDArray[np.float64],
+    nothing: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    *,
+    perfect: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of two methods in which rightly finding nothing is perfect where another run found something.
+
+    Protocols that leave two empty masks undefined would otherwise drop the very pairs in which one method invents a
+    structure and the other does not.
+
+    Args:
+        a_SCR: values of the first method, one plane per seed.
+        b_SCR: values of the second.
+        nothing: of both, where reference and prediction are empty.
+        perfect: best value of the metric; 1 for overlaps, 0 for distances.
+    """
+    some_CR = np.isfinite(np.concatenate([a_SCR, b_SCR])).any(axis=0)
+    a, b = (np.where(n & some_CR & ~np.isfinite(v), perfect, v) for v, n in zip((a_SCR, b_SCR), nothing, strict=True))
+    return a, b
+
+
 def wilcoxon(differences_C: NDArray[np.float64]) -> float:
     """Two-sided p of the signed-rank test; zeros are left out, and 1 is returned when nothing else is there."""
     from scipy.stats import wilcoxon as signed_rank  # slow to import, and needed by comparisons alone
