@@ -31,7 +31,7 @@ EXPERIMENTS = {
     ),
     "left-atrium-half": (
         "Left atrium at half resolution with 8 labelled cases",
-        """80 cases of the Left Atrium challenge at 1.25 mm, one seeded split into 56 to train, 8 to develop, 16 to test:
+        """80 cases of the Left Atrium challenge at 1.25 mm, one seeded split: 56 to train, 8 to develop, 16 to test,
         not the published test cases. All-labelled is supervised with all 56.""",
     ),
     "hippocampus-halves": (
