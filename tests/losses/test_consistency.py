@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gleanseg.losses.consistency import mse
+from gleanseg.losses.consistency import mse, mse_where
 
 Z = torch.full((2, 2, 1, 1, 3), math.log(3))  # p = 3/4
 T = torch.zeros(2, 2, 1, 1, 3)  # p = 1/2
@@ -34,3 +34,28 @@ def test_the_teacher_gets_no_gradient() -> None:
     # d/dz (p - q)^2 = 2 (p - q) p (1 - p), averaged over three voxels
     assert student.grad is not None
     torch.testing.assert_close(student.grad, torch.full_like(Z, 2 * (1 / 4) * (3 / 16) / 3))
+
+
+def test_sure_voxels_of_all_pairs_share_one_mean() -> None:
+    sure = torch.tensor([True, False, True]).expand(2, 2, 1, 1, 3).clone()
+    sure[1] = False
+    term = mse_where(Z, T.sigmoid(), sure, torch.tensor([[True, False], [True, True]]), VALID)
+    assert term.count.item() == 2
+    assert term.total.item() == pytest.approx(2 / 16)
+    nothing = mse_where(Z, T.sigmoid(), torch.zeros_like(sure), torch.ones(2, 2, dtype=torch.bool), VALID)
+    assert (nothing.count.item(), nothing.total.item()) == (0, 0)
+
+
+def test_a_target_of_zero_is_a_target() -> None:
+    sure = torch.ones(2, 2, 1, 1, 3, dtype=torch.bool)
+    term = mse_where(Z, torch.zeros_like(Z), sure, torch.ones(2, 2, dtype=torch.bool), VALID)
+    assert (term.total / term.count).item() == pytest.approx(9 / 16)
+
+
+def test_unsure_voxels_move_nothing() -> None:
+    student = Z.clone().requires_grad_()
+    sure = torch.tensor([True, False, False]).expand(2, 2, 1, 1, 3)
+    mse_where(student, T.sigmoid(), sure, torch.ones(2, 2, dtype=torch.bool), VALID).total.backward()
+    assert student.grad is not None
+    assert student.grad[..., 0].abs().min() > 0
+    assert student.grad[..., 1:].abs().max() == 0

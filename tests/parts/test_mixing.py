@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gleanseg.networks.vnet import VNet
-from gleanseg.parts.mixing import draw_cutmix, labels_where_known, uniform_noise
+from gleanseg.parts.mixing import clipped_noise, draw_cutmix, labels_where_known, uniform_noise
 from gleanseg.parts.modes import batch_statistics, quiet_features
 from support.batches import make_batch
 
@@ -64,6 +64,16 @@ def test_noise_is_uniform_and_differs_by_row_and_salt() -> None:
     assert torch.equal(noise[1:], uniform_noise(like[1:], key[1:], 0.2, salt=0))
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise, uniform_noise(like, key, 0.2, salt=1))
+
+
+def test_normal_noise_is_clipped() -> None:
+    like, key = torch.zeros(2, 1, 16, 16, 16), torch.tensor([5, 6])
+    noise = clipped_noise(like, key, 0.1, bound=0.2, salt=0)
+    assert noise.abs().max() == torch.tensor(0.2)
+    assert float((noise.abs() == torch.tensor(0.2)).float().mean()) == pytest.approx(0.0455, abs=0.006)
+    assert float(noise.std()) == pytest.approx(0.0963, rel=0.03)  # of a normal variable clipped at two deviations
+    assert not torch.equal(noise[0], noise[1])
+    assert torch.equal(noise[1:], clipped_noise(like[1:], key[1:], 0.1, bound=0.2, salt=0))
 
 
 def test_noise_is_the_same_in_every_precision() -> None:

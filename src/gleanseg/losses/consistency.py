@@ -3,6 +3,7 @@
 Axes: B cases, R ROIs, Z Y X voxels.
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -36,6 +37,37 @@ def mse(
     """
     (sums_BR,) = pair_sums(_squared_distance, student_logits_BRZYX, teacher_logits_BRZYX, weight_BR > 0, valid_BZYX)
     return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))
+
+
+def mse_where(
+    student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    target_BRZYX: Float[Tensor, "B R Z Y X"],
+    sure_BRZYX: Bool[Tensor, "B R Z Y X"],
+    weight_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Mean:
+    r"""Mean of $(\sigma(z) - q)^2$ over the sure, valid voxels of all chosen (case, ROI) pairs together.
+
+    Args:
+        student_logits_BRZYX: raw scores z, with gradient.
+        target_BRZYX: probabilities q, in [0, 1]; get no gradient.
+        sure_BRZYX: voxels that count.
+        weight_BR: which pairs take part, usually ``~known``.
+        valid_BZYX: False in padding.
+
+    Returns:
+        Sum over voxels and their number; where nothing is sure the term adds 0.
+
+    Reference: Yu et al., UA-MT, MICCAI 2019, https://arxiv.org/abs/1907.07034, eq. 4.
+    """
+    marked = torch.where(sure_BRZYX, target_BRZYX.to(student_logits_BRZYX.dtype), -1.0)
+    sums_KBR = pair_sums(_squared_distance_to, student_logits_BRZYX, marked, weight_BR, valid_BZYX)
+    return Mean(sums_KBR[0].sum(), sums_KBR[1].detach().sum())
+
+
+def _squared_distance_to(student: Tensor, marked: Tensor) -> tuple[Tensor, ...]:
+    sure = (marked >= 0).to(student.dtype)
+    return (student.sigmoid() - marked).square() * sure, sure
 
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:

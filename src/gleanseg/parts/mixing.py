@@ -3,6 +3,7 @@
 Axes: B cases, C channels, Z Y X voxels.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -97,8 +98,22 @@ def uniform_noise(
         amplitude: in units of the prepared image (z-scores, or 1 for half a CT window).
         salt: two draws of a row differ by it.
     """
-    noise = torch.empty_like(like_BCZYX, dtype=torch.float32)
+    return _noise(
+        like_BCZYX, key_B, lambda row, generator: row.uniform_(-amplitude, amplitude, generator=generator), salt
+    )
+
+
+def clipped_noise(
+    like_BCZYX: Float[Tensor, "B C Z Y X"], key_B: Int[Tensor, " B"], sigma: float, *, bound: float, salt: int
+) -> Float[Tensor, "B C Z Y X"]:
+    """Normal noise of standard deviation sigma, clipped to [-bound, bound]; drawn as ``uniform_noise`` is."""
+    noise = _noise(like_BCZYX, key_B, lambda row, g: row.normal_(0.0, sigma, generator=g), salt)
+    return noise.clamp_(-bound, bound)
+
+
+def _noise(like: Tensor, key_B: Tensor, draw: Callable[[Tensor, torch.Generator], object], salt: int) -> Tensor:
+    noise = torch.empty_like(like, dtype=torch.float32)
     for row, key in zip(noise, key_B.tolist(), strict=True):
         seed = int(np.random.SeedSequence([_NOISE, salt, key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        row.uniform_(-amplitude, amplitude, generator=torch.Generator(row.device).manual_seed(seed))
-    return noise.to(like_BCZYX.dtype)
+        draw(row, torch.Generator(row.device).manual_seed(seed))
+    return noise.to(like.dtype)
