@@ -1,4 +1,4 @@
-"""What entropy minimisation, cross pseudo supervision and UA-MT promise beyond the contracts."""
+"""What entropy minimisation, cross pseudo supervision, UA-MT and CCT promise beyond the contracts."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from gleanseg.engine.terms import combine
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.entropy import entropy
+from gleanseg.methods.cct import CCT
 from gleanseg.methods.cps import CPS
 from gleanseg.methods.entropy_minimization import EntropyMinimization
 from gleanseg.methods.uamt import UAMT
@@ -98,3 +99,31 @@ def test_the_teacher_is_asked_as_often_as_said() -> None:
     assert len(seen) == 4
     assert len({float(x.sum()) for x in seen}) == 4, "each pass has its own noise"
     assert all((x - batch.x["strong"]).abs().max() <= 0.2 + 1e-6 for x in seen)
+
+
+def test_perturbed_decoders_imitate_the_main_one_and_not_it_them() -> None:
+    method, batch = made(CCT), make_batch(known=False)
+    terms = method(batch, LATE)
+    agree = {name: term for name, term in terms.items() if name.startswith("agree")}
+    assert sorted(agree) == ["agree_drop", "agree_dropout", "agree_noise"]
+    loss, _ = combine(agree, world=1, all_reduce=lambda t: t)
+    loss.backward()
+    assert isinstance(method, CCT)
+    assert all(p.grad is None or not p.grad.any() for p in method.net.decoder.parameters())  # type: ignore[operator, union-attr]
+    for decoder in method.decoders:
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in decoder.parameters())
+
+
+def test_decoders_are_taught_and_followed_where_asked() -> None:
+    few, all_of_them = values(made(CCT), make_batch()), values(made(CCT, teach_all=True, both_ways=True), make_batch())
+    assert {"dice_noise", "ce_drop", "follow_dropout"} <= set(all_of_them) - set(few)
+    assert all_of_them["follow_noise"] == pytest.approx(all_of_them["agree_noise"])
+
+
+def test_without_perturbation_only_the_decoders_differ() -> None:
+    method, batch = made(CCT, noise=0.0, dropout=0.0, drop=(2.0, 2.0)), make_batch(known=False)
+    assert isinstance(method, CCT)
+    for decoder in method.decoders:
+        decoder.load_state_dict(method.net.decoder.state_dict())  # type: ignore[operator, union-attr]
+    found = values(method, batch)
+    assert max(found[f"agree_{kind}"] for kind in ("noise", "dropout", "drop")) < 1e-10

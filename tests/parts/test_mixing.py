@@ -76,9 +76,11 @@ def test_normal_noise_is_clipped() -> None:
     assert torch.equal(noise[1:], clipped_noise(like[1:], key[1:], 0.1, bound=0.2, salt=0))
 
 
-def test_noise_is_the_same_in_every_precision() -> None:
-    like, key = torch.zeros(2, 1, 8, 8, 8), torch.tensor([5, 6])
+def test_noise_is_the_same_in_every_precision_and_memory_format() -> None:
+    like, key = torch.zeros(2, 3, 8, 8, 8), torch.tensor([5, 6])
     noise = uniform_noise(like, key, 0.2, salt=0)
+    last = like.contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(noise, uniform_noise(last, key, 0.2, salt=0))
     assert torch.equal(noise.double(), uniform_noise(like.double(), key, 0.2, salt=0))
     assert torch.equal(noise.bfloat16(), uniform_noise(like.bfloat16(), key, 0.2, salt=0))
 

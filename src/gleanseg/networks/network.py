@@ -115,10 +115,15 @@ class Network(nn.Module, ABC):
 
     def features(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
         """All that ``score`` needs, batch axis first; a predictor keeps these instead of logits of every ROI."""
+        maps = self.encoded(x_BCZYX)
+        return self.head.features(maps, self.decode(maps)[-1])
+
+    def encoded(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> list[Tensor]:
+        """``encode``, with what the text says at the bottleneck."""
         maps = self.encode(x_BCZYX)
         if self.text is not None and self.text.config.at == "latent":
             maps = [*maps[:-1], self.text(maps[-1])]
-        return self.head.features(maps, self.decode(maps)[-1])
+        return maps
 
     def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Float[Tensor, "B R Z Y X"]:
         """Logits of all ROIs, or of those in ``rois``, from ``features``."""

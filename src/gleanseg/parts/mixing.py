@@ -3,7 +3,6 @@
 Axes: B cases, C channels, Z Y X voxels.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from gleanseg.parts.draws import drawn
 from gleanseg.types import Batch
 
 _BOX, _NOISE = 1, 2
@@ -90,16 +90,14 @@ def uniform_noise(
 ) -> Float[Tensor, "B C Z Y X"]:
     """Noise in [-amplitude, amplitude) for each row, from the row's key.
 
-    Drawn in single precision and then rounded, so that networks of any precision see the same noise.
-
     Args:
         like_BCZYX: its shape, type and device.
         key_B: random keys.
         amplitude: in units of the prepared image (z-scores, or 1 for half a CT window).
         salt: two draws of a row differ by it.
     """
-    return _noise(
-        like_BCZYX, key_B, lambda row, generator: row.uniform_(-amplitude, amplitude, generator=generator), salt
+    return drawn(
+        like_BCZYX, key_B, lambda row, g: row.uniform_(-amplitude, amplitude, generator=g), purpose=_NOISE, salt=salt
     )
 
 
@@ -107,13 +105,5 @@ def clipped_noise(
     like_BCZYX: Float[Tensor, "B C Z Y X"], key_B: Int[Tensor, " B"], sigma: float, *, bound: float, salt: int
 ) -> Float[Tensor, "B C Z Y X"]:
     """Normal noise of standard deviation sigma, clipped to [-bound, bound]; drawn as ``uniform_noise`` is."""
-    noise = _noise(like_BCZYX, key_B, lambda row, g: row.normal_(0.0, sigma, generator=g), salt)
+    noise = drawn(like_BCZYX, key_B, lambda row, g: row.normal_(0.0, sigma, generator=g), purpose=_NOISE, salt=salt)
     return noise.clamp_(-bound, bound)
-
-
-def _noise(like: Tensor, key_B: Tensor, draw: Callable[[Tensor, torch.Generator], object], salt: int) -> Tensor:
-    noise = torch.empty_like(like, dtype=torch.float32)
-    for row, key in zip(noise, key_B.tolist(), strict=True):
-        seed = int(np.random.SeedSequence([_NOISE, salt, key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        draw(row, torch.Generator(row.device).manual_seed(seed))
-    return noise.to(like.dtype)
