@@ -227,6 +227,16 @@ def test_an_index_of_an_earlier_version_is_written_anew(cases, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("damaged", [b"", b"PK", b"no archive"])
+def test_a_damaged_index_is_written_anew(cases, tmp_path, damaged):
+    out = tmp_path / "s"
+    prepare(ct_manifest(*cases), CONFIG, out, num_workers=1)
+    (out / "index.npz").write_bytes(damaged)
+    before = stamps(out)
+    assert prepare(ct_manifest(*cases), CONFIG, out, num_workers=1).ids == ("a", "b", "c", "d")
+    assert stamps(out) == before
+
+
 def test_a_broken_image_names_file_and_case(cases, tmp_path):
     file = Path(cases[2]["images"][0])
     file.write_bytes(file.read_bytes()[:200])

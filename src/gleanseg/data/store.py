@@ -26,6 +26,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
+from zipfile import BadZipFile
 
 import blosc2
 import numpy as np
@@ -273,11 +274,12 @@ def read_case(folder: Path, id: str, *, site: str, split: str) -> StoredCase:
 
 
 def has_index(path: Path) -> bool:
-    """Whether a store is complete, with an index of this version."""
-    if not (path / "index.npz").is_file():
+    """Whether a store is complete, with a whole index of this version."""
+    try:
+        with np.load(path / "index.npz", allow_pickle=False) as index:
+            return "overlapping_rows" in index  # the newest column
+    except (OSError, ValueError, BadZipFile):  # missing or damaged
         return False
-    with np.load(path / "index.npz", allow_pickle=False) as index:
-        return "overlapping_rows" in index  # the newest column
 
 
 def write_index(path: Path, cases: Sequence[StoredCase]) -> None:
