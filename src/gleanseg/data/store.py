@@ -278,7 +278,7 @@ def has_index(path: Path) -> bool:
     try:
         with np.load(path / "index.npz", allow_pickle=False) as index:
             return "overlapping_rows" in index  # the newest column
-    except (OSError, ValueError, BadZipFile):  # missing or damaged
+    except (OSError, ValueError, EOFError, BadZipFile):  # missing or damaged
         return False
 
 
