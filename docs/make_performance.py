@@ -72,7 +72,7 @@ def experiment(result: dict[str, Any], *, title: str, about: str) -> str:
     differences = [_difference(c, seeds) for c in result["comparisons"] if c["split"] == "test"]
     heads = "| compared | seeds | difference of test Dice | 95 % interval | verdict |\n|---|---|---|---|---|\n"
     processors = ", ".join(dict.fromkeys(run["processor"] for run in result["runs"]))
-    note = "Differences count rightly finding nothing as Dice 1 where the other side invents a structure; means leave it out."
+    note = "Differences count finding nothing as Dice 1 where the other side invents a structure; means leave it out."
     compared = f"\n{note}\n\n{heads}{chr(10).join(differences)}\n" if differences else ""
     return f"""\
 ## {title}
