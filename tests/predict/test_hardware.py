@@ -1,3 +1,8 @@
+import platform
+import subprocess
+import sys
+
+import pytest
 import torch
 from torch import nn
 
@@ -18,3 +23,29 @@ def test_channels_last_changes_the_order_in_memory_only() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert weight.stride(1) == 1
     assert torch.equal(weight, before)
+
+
+_STEPS = """
+import resource, sys
+import torch
+from torch import nn
+from gleanseg.predict.hardware import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+net = nn.Sequential(*[nn.Sequential(nn.Conv3d(4, 4, 1), nn.ReLU()) for _ in range(8)])
+x = torch.ones(1, 4, 64, 64, 64)
+faults = []
+for step in range(16):
+    net(x).mean().backward()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[-9])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is for glibc")
+def test_freed_memory_is_used_again_instead_of_fetched() -> None:
+    kept, fetched = (
+        int(subprocess.run([sys.executable, "-c", _STEPS, how], capture_output=True, check=True, text=True).stdout)
+        for how in ("keep", "leave")
+    )
+    assert kept < fetched / 3

@@ -26,6 +26,7 @@ from gleanseg.engine.signals import Interrupted, StopRequest, requeue
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError
+from gleanseg.predict.hardware import keep_freed_memory
 from gleanseg.run.checkpoint import load, save
 from gleanseg.run.codes import is_dynamic, write_codes
 from gleanseg.run.deploy import make_method
@@ -79,6 +80,8 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
     setup = set_up(recipe)
     fabric = make_fabric(setup.recipe)
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     with StopRequest() as stop:
         session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
         for index, stage in enumerate(setup.recipe.stages):
