@@ -17,6 +17,7 @@ from gleanseg.methods.dtc import DTC
 from gleanseg.methods.sassnet import SASSNet
 from gleanseg.methods.urpc import URPC
 from gleanseg.networks.unet3d import UNet3D
+from gleanseg.parts import fold
 from gleanseg.parts.distance import signed_distances
 from gleanseg.parts.method import Method
 from gleanseg.types import Batch, Progress
@@ -56,6 +57,20 @@ def moved(method: Method, terms: dict[str, Any]) -> set[str]:
     method.zero_grad()
     combine(terms, world=1, all_reduce=lambda t: t)[0].backward()
     return {n.split(".")[0] for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+
+
+@pytest.mark.parametrize("cls", [DTC, SASSNet, URPC, DAN])
+def test_chunks_of_rois_equal_the_whole(cls: type[Method], monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch = made(cls), make_batch()
+    losses, gradients = [], []
+    for budget in (2**24, 1):
+        monkeypatch.setattr(fold, "_BUDGET", budget)
+        loss, _ = combine(method(batch, LATE), world=1, all_reduce=lambda t: t)
+        losses.append(loss.detach())
+        found = torch.autograd.grad(loss, list(method.parameters_of("main")), allow_unused=True)
+        gradients.append(torch.cat([g.flatten() for g in found if g is not None]))
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("cls", [DTC, SASSNet])
