@@ -147,7 +147,7 @@ class AugmentConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """One optimiser per player; all players share these settings."""
+    """One optimiser per player; all share these settings but adversaries, which take those of their method."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3

@@ -10,7 +10,9 @@ from gleanseg.losses import pairs
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.consistency import mse
 from gleanseg.losses.dice import case_dice, pooled_dice
+from gleanseg.losses.distance import distance_mse, task_consistency
 from gleanseg.losses.focal import partial_focal
+from gleanseg.losses.pyramid import pyramid_consistency
 from gleanseg.types import Mean, Term
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Term]
@@ -19,6 +21,21 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Term]
 def consistency(z: Tensor, y: Tensor, known: Tensor, valid: Tensor) -> Term:
     """Targets 0 and 1 become teacher logits -2 and 2."""
     return mse(z, 4 * y.to(z.dtype) - 2, known, valid)
+
+
+def distance(z: Tensor, y: Tensor, known: Tensor, valid: Tensor) -> Term:
+    """Targets 0 and 1 become distances 1 and -1."""
+    return distance_mse(z, 1 - 2 * y.to(z.dtype), known, valid)
+
+
+def agreement(z: Tensor, y: Tensor, known: Tensor, valid: Tensor) -> Term:
+    """Targets 0 and 1 become scores of distances of about 1/2 and -1/2."""
+    return task_consistency(z, 0.5 - y.to(z.dtype), known, valid, steepness=3.0)
+
+
+def pyramid(z: Tensor, y: Tensor, known: Tensor, valid: Tensor) -> Term:
+    """Targets 0 and 1 become another scale's logits -2 and 2."""
+    return pyramid_consistency((z, 4 * y.to(z.dtype) - 2), known, valid)
 
 
 LOSSES: dict[str, Loss] = {
@@ -32,7 +49,11 @@ LOSSES: dict[str, Loss] = {
     "focal": partial_focal,
     "focal_balanced": lambda *a: partial_focal(*a, gamma=0.5, alpha=0.25),
     "consistency": consistency,
+    "distance": distance,
+    "task_consistency": agreement,
+    "pyramid": pyramid,
 }
+OWN_TARGETS = (consistency, distance, agreement, pyramid)
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
@@ -180,5 +201,5 @@ def test_nothing_of_the_size_of_the_logits_is_kept(loss: Loss) -> None:
     owned = {leaf.data_ptr(), y.data_ptr()}
     assert len(large) == 2  # logits and targets
     assert value(term).requires_grad
-    if loss is not consistency:
+    if loss not in OWN_TARGETS:
         assert {t.data_ptr() for t in large} == owned

@@ -8,7 +8,7 @@ from gleanseg.engine.terms import combine
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import pooled_dice
 from gleanseg.parts import fold
-from gleanseg.parts.fold import carrying, over_rois
+from gleanseg.parts.fold import carrying, over_rois, sum_over_rois
 from gleanseg.types import Monitor, Progress, Term
 from support.batches import make_batch, small_network
 
@@ -48,6 +48,22 @@ def test_chunks_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(parts[name], value)
     for one, other in zip(gradients, gradients_of_parts, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sum_of_chunks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, weight = make_batch(), torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+
+    def part(r: Tensor) -> Tensor:
+        sizes.append(len(r))
+        return (weight[r] ** 2).sum()[None]
+
+    for budget, wanted in ((2**24, 3), (1, 1)):
+        monkeypatch.setattr(fold, "_BUDGET", budget)
+        sizes: list[int] = []
+        total = sum_over_rois(part, batch)
+        assert max(sizes) == wanted
+        assert total.item() == 21
+        assert torch.autograd.grad(total, weight)[0].tolist() == [2, 4, 8]
 
 
 def test_rois_that_nobody_knows_carry_no_supervision() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gleanseg.parts.perturb import feature_drop, feature_dropout, feature_noise
+from gleanseg.parts.perturb import channel_dropout, feature_drop, feature_dropout, feature_noise
 
 KEY = torch.tensor([5, 6])
 MAP = torch.rand(2, 6, 8, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.1
@@ -11,6 +11,7 @@ MAP = torch.rand(2, 6, 8, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.
 KINDS = {
     "noise": lambda m, key=KEY, salt=0: feature_noise(m, key, 0.3, salt=salt),
     "dropout": lambda m, key=KEY, salt=0: feature_dropout(m, key, 0.3, salt=salt),
+    "channels": lambda m, key=KEY, salt=0: channel_dropout(m, key, 0.5, salt=salt + 2),
     "drop": lambda m, key=KEY, salt=0: feature_drop(m, key, (0.7, 0.9), salt=salt),
 }
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
@@ -56,6 +57,14 @@ def test_dropout_keeps_the_mean() -> None:
     found = feature_dropout(MAP, KEY, 0.3, salt=0)
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     torch.testing.assert_close(found[found != 0], MAP[found != 0] / 0.7)
+
+
+def test_whole_channels_are_dropped() -> None:
+    one = MAP[:1].repeat(1, 100, 1, 1, 1)
+    found = channel_dropout(one, KEY[:1], 0.3, salt=0)
+    dropped = (found == 0).flatten(2).all(2)[0]
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.06)
+    torch.testing.assert_close(found[:, ~dropped], one[:, ~dropped] / 0.7)
 
 
 def test_the_most_active_places_are_dropped() -> None:

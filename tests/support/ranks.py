@@ -1,5 +1,6 @@
 """Steps on one rank or several; importable, so that spawned processes find it."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from support.batches import make_batch, rows_of_rank, small_blueprint
 from support.probes import PROBES
 
 TOTAL = 20
+SMALL = {"critic_width": 4}
+"""In place of defaults that take many steps' time."""
 
 
 def all_methods() -> list[type[Method]]:
@@ -23,9 +26,10 @@ def all_methods() -> list[type[Method]]:
 
 
 def make_method(cls: type[Method], *, seed: int = 0) -> Method:
-    """A method with its default options on small networks."""
+    """A method with its default options on small networks and, where it has one, with a small adversary."""
     torch.manual_seed(seed)
-    return cls(small_blueprint(), cls.Config())
+    options = {field.name: SMALL[field.name] for field in fields(cls.Config) if field.name in SMALL}
+    return cls(small_blueprint(), cls.Config(**options))
 
 
 def make_trainer(cls: type[Method], fabric: Fabric, *, seed: int = 0, optimizer: str = "adamw") -> Trainer:

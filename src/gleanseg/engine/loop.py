@@ -52,15 +52,15 @@ class Trainer:
     ) -> None:
         assert stage.optimizer is not None, "Recipe.stages fills the gaps"
         self.fabric, self.recipe, self.stage, self.index = fabric, recipe, stage, index
-        self.config = stage.optimizer
         self.method = method
         channels_last(method)
         if recipe.train.compile:
             compile_networks(method, note=note)
         self.module = fabric.setup_module(method)
         self.optimizers: dict[str, Optimizer] = {}
-        for player in method.players:
-            optimizer = make_optimizer(method.parameters_of(player), self.config)
+        self.configs = {player: method.optimizer_of(player, stage.optimizer) for player in method.players}
+        for player, config in self.configs.items():
+            optimizer = make_optimizer(method.parameters_of(player), config)
             wrapped = fabric.setup_optimizers(optimizer)
             assert isinstance(wrapped, Optimizer)
             self.optimizers[player] = wrapped
@@ -82,7 +82,7 @@ class Trainer:
     def train_step(self, batches: list[Batch], patches: list[Patch], waited: float) -> Step:
         """One optimiser step of every player whose turn it is."""
         progress = Progress(self.done, self.stage.steps)
-        lr = lr_at(self.done, self.stage.steps, self.config)
+        lrs = {player: lr_at(self.done, self.stage.steps, config) for player, config in self.configs.items()}
         # Dropout restarts from the step's own seed, so that no generator state needs saving.
         torch.manual_seed(mix_seeds(self.recipe.seed, self.index, self.done, self.fabric.global_rank))
         losses: list[Tensor] = []
@@ -98,19 +98,19 @@ class Trainer:
                 losses.append(loss.detach() / len(batches) / self.fabric.world_size)
                 _add(values, {name: value / len(batches) for name, value in term_values.items()})
                 _add(monitors, observe(terms, world=self.fabric.world_size, all_reduce=self._all_reduce))
-            self._optimizer_step(player, lr)
+            self._optimizer_step(player, lrs[player])
         self.method.after_step(progress)
         self.done += 1
         total = torch.stack(losses).sum()
-        return Step(self.done, total, values, monitors, lr, waited, tuple(patch.case for patch in patches))
+        return Step(self.done, total, values, monitors, lrs["main"], waited, tuple(patch.case for patch in patches))
 
     def _optimizer_step(self, player: str, lr: float) -> None:
-        optimizer = self.optimizers[player]
+        optimizer, clip = self.optimizers[player], self.configs[player].clip
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if self.config.clip is not None:
+        if clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip, foreach=True)
+            torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
         optimizer.step()
 
     def _zero_grad(self) -> None:

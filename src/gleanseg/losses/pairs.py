@@ -3,7 +3,7 @@
 Axes: B cases, R ROIs, P chosen pairs of one case, K functions, Z Y X voxels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-"""Maps logits and targets, both (P, Z, Y, X) in float32, to K tensors of the same shape."""
+Pointwise = Callable[..., tuple[Tensor, ...]]
+"""Maps logits and targets, or several logits, all (P, Z, Y, X) in float32, to K tensors of the same shape."""
 
 _CHUNK = {"cpu": 2**20, "cuda": 2**25}
 """Voxels handled at once: on a CPU what stays in the cache, elsewhere what keeps the device busy."""
@@ -33,7 +33,20 @@ def pair_sums(
     the function again, a few pairs at a time, and writes into one gradient of the logits' type. That gradient is
     exactly 0 for pairs that are not chosen and for invalid voxels. Targets get none.
     """
-    sums: Tensor = _PairSums.apply(logits_BRZYX, target_BRZYX.detach(), chosen_BR, valid_BZYX, pointwise)  # type: ignore[no-untyped-call]
+    return joint_sums(pointwise, (logits_BRZYX, target_BRZYX.detach()), chosen_BR, valid_BZYX)
+
+
+def joint_sums(
+    pointwise: Pointwise,
+    tensors_BRZYX: Sequence[Shaped[Tensor, "B R Z Y X"]],
+    chosen_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Float[Tensor, "K B R"]:
+    """``pair_sums`` of any number of predictions and targets, each of which gets a gradient if it requires one.
+
+    The first is a prediction: its type and device are those that all is computed in.
+    """
+    sums: Tensor = _PairSums.apply(chosen_BR, valid_BZYX, pointwise, *tensors_BRZYX)  # type: ignore[no-untyped-call]
     return sums
 
 
@@ -65,17 +78,16 @@ def mean_over_pairs(
 
 class _PairSums(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, valid: Tensor, pointwise: Pointwise
-    ) -> Tensor:
-        ctx.save_for_backward(logits, target, valid)
+    def forward(ctx: Any, chosen: Tensor, valid: Tensor, pointwise: Pointwise, *tensors: Tensor) -> Tensor:
+        first = tensors[0]
+        ctx.save_for_backward(valid, *tensors)
         ctx.pointwise, ctx.chunks = pointwise, list(_chunks(chosen, valid))
         # One voxel of zeros tells how many functions there are, also when no pair is chosen.
-        num_functions = len(pointwise(*(torch.zeros(1, 1, 1, 1, device=logits.device) for _ in range(2))))
-        sums = torch.zeros(num_functions, *chosen.shape, dtype=_working_type(logits), device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
+        num_functions = len(pointwise(*(torch.zeros(1, 1, 1, 1, device=first.device) for _ in tensors)))
+        sums = torch.zeros(num_functions, *chosen.shape, dtype=_working_type(first), device=first.device)
+        with torch.autocast(first.device.type, enabled=False):
             for case, rois, all_valid in ctx.chunks:
-                values = pointwise(_rows(logits, case, rois, like=logits), _rows(target, case, rois, like=logits))
+                values = pointwise(*(_rows(tensor, case, rois, like=first) for tensor in tensors))
                 for k, value in enumerate(values):
                     kept = value if all_valid else torch.where(valid[case], value, 0)
                     sums[k, case, rois] = kept.sum((1, 2, 3))
@@ -84,17 +96,20 @@ class _PairSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_KBR: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target, valid = ctx.saved_tensors
-        grad = torch.zeros_like(logits)
-        with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
+        valid, *tensors = ctx.saved_tensors
+        first, learning = tensors[0], ctx.needs_input_grad[3:]
+        grads = [torch.zeros_like(tensor) if learns else None for tensor, learns in zip(tensors, learning, strict=True)]
+        with torch.enable_grad(), torch.autocast(first.device.type, enabled=False):
             for case, rois, all_valid in ctx.chunks:
-                z = _rows(logits, case, rois, like=logits).detach().requires_grad_()
-                values = ctx.pointwise(z, _rows(target, case, rois, like=logits))
-                pulls = grad_KBR[:, case, rois, None, None, None].expand(-1, -1, *z.shape[1:])
+                rows = [_rows(tensor, case, rois, like=first).detach() for tensor in tensors]
+                inputs = [row.requires_grad_() for row, learns in zip(rows, learning, strict=True) if learns]
+                values = ctx.pointwise(*rows)
+                pulls = grad_KBR[:, case, rois, None, None, None].expand(-1, -1, *rows[0].shape[1:])
                 moving = [(value, pull) for value, pull in zip(values, pulls, strict=True) if value.requires_grad]
-                (part,) = torch.autograd.grad([v for v, _ in moving], z, [pull for _, pull in moving])
-                grad[case, rois] = part if all_valid else torch.where(valid[case], part, 0)
-        return grad, None, None, None, None
+                parts = torch.autograd.grad([v for v, _ in moving], inputs, [pull for _, pull in moving])
+                for grad, part in zip((g for g in grads if g is not None), parts, strict=True):
+                    grad[case, rois] = part if all_valid else torch.where(valid[case], part, 0)
+        return None, None, None, *grads
 
 
 def _chunks(chosen_BR: Tensor, valid_BZYX: Tensor) -> Iterator[tuple[int, slice, bool]]:

@@ -3,7 +3,8 @@
 Axes: B cases, R ROIs, r ROIs of a chunk, K statistics.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from gleanseg.types import Batch, Mean, Monitor, Pooled, Progress, Term
 
 Chunk = Int[Tensor, " r"]
+ValueT = TypeVar("ValueT")
 _BUDGET = 2**24
 """Logits of one chunk: with three dynamic layers of eight channels about 1.5 GB are alive at once."""
 
@@ -33,17 +35,29 @@ def over_rois(terms: Callable[[Chunk], dict[str, Term]], batch: Batch, rois: Int
     Returns:
         The terms; ``Pooled`` ones with one column per ROI of the batch, 0 for those that take no part.
     """
-    num_rois, size = batch.known.shape[1], max(1, _BUDGET // batch.codes.numel())
+    num_rois = batch.known.shape[1]
     if len(rois) == 0:
         rois = torch.zeros(1, dtype=torch.long, device=batch.known.device)
-    chunks = list(torch.split(rois, size))
     folded: dict[str, Term] = {}
-    for chunk in chunks:
-        found = terms(chunk) if len(chunks) == 1 else checkpoint(terms, chunk, use_reentrant=False)
+    for chunk, found in _of_chunks(terms, batch, rois):
         for name, term in found.items():
             spread = _spread(term, chunk, num_rois)
             folded[name] = _plus(folded[name], spread) if name in folded else spread
     return folded
+
+
+def sum_over_rois(part: Callable[[Chunk], Tensor], batch: Batch) -> Tensor:
+    """A tensor that each chunk of ROIs adds to, such as what a convolution makes of the predictions of all ROIs.
+
+    Args:
+        part: maps positions of ROIs to their share of the sum.
+        batch: as in ``over_rois``.
+    """
+    rois = torch.arange(batch.known.shape[1], device=batch.known.device)
+    (_, total), *others = _of_chunks(part, batch, rois)
+    for _, more in others:
+        total = total + more
+    return total
 
 
 def carrying(batch: Batch, progress: Progress, *, unknown: bool, rois_per_step: int = 0) -> Int[Tensor, " n"]:
@@ -63,6 +77,15 @@ def carrying(batch: Batch, progress: Progress, *, unknown: bool, rois_per_step: 
     order = torch.randperm(len(known_R), generator=torch.Generator().manual_seed(progress.step)).to(known_R.device)
     drawn = order[~known_R[order]][:rois_per_step]
     return torch.cat([known_R.nonzero()[:, 0], drawn]).sort().values
+
+
+def _of_chunks(
+    function: Callable[[Chunk], ValueT], batch: Batch, rois: Int[Tensor, " n"]
+) -> Iterator[tuple[Chunk, ValueT]]:
+    """A function of each chunk; of more than one, computed again in the backward pass."""
+    chunks = torch.split(rois, max(1, _BUDGET // batch.codes.numel()))
+    for chunk in chunks:
+        yield chunk, function(chunk) if len(chunks) == 1 else checkpoint(function, chunk, use_reentrant=False)
 
 
 def _spread(term: Term, chunk: Chunk, num_rois: int) -> Term:

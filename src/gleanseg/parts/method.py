@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from gleanseg.config import OptimizerConfig
 from gleanseg.errors import UserError, nearest
 from gleanseg.networks.classifier import Classifier
 from gleanseg.networks.network import Network
@@ -26,6 +27,7 @@ class Blueprint:
         ontology: relations between them.
         classifier: makes a classifier of patches, for methods whose ``[network]`` is one.
         roi_aware: makes the frozen ROI-aware network of the recipe's ``[presence]`` table.
+        num_channels: of the image, for adversaries and other networks that a method makes itself.
     """
 
     network: Callable[[], Network]
@@ -33,6 +35,7 @@ class Blueprint:
     ontology: Ontology
     classifier: Callable[[], Classifier] | None = None
     roi_aware: Callable[[], RoiAware] | None = None
+    num_channels: int = 1
 
     def __call__(self) -> Network:
         """One more network."""
@@ -99,6 +102,10 @@ class Method(nn.Module, ABC):
     def turns(self, progress: Progress) -> Sequence[str]:
         """Which players step on this batch, in order."""
         return self.players
+
+    def optimizer_of(self, player: str, recipe: OptimizerConfig) -> OptimizerConfig:
+        """Settings of a player's optimiser: the recipe's, unless a player needs its own."""
+        return recipe
 
     def after_step(self, progress: Progress) -> None:
         """Called once after the optimisers have stepped: averages of weights and the like.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gleanseg.parts.draws import drawn
 
-_FEATURE_NOISE, _FEATURE_DROPOUT, _FEATURE_DROP = 11, 12, 13
+_FEATURE_NOISE, _FEATURE_DROPOUT, _FEATURE_DROP, _CHANNEL_DROPOUT = 11, 12, 13, 14
 
 
 def feature_noise(
@@ -41,6 +41,20 @@ def feature_dropout(
         map_BCZYX, key_B, lambda row, g: row.bernoulli_(1 - rate, generator=g), purpose=_FEATURE_DROPOUT, salt=salt
     )
     return map_BCZYX * (kept / (1 - rate))
+
+
+def channel_dropout(
+    map_BCZYX: Float[Tensor, "B C Z Y X"], key_B: Int[Tensor, " B"], rate: float, *, salt: int
+) -> Float[Tensor, "B C Z Y X"]:
+    """Whole channels of a row are set to 0 at this rate, in [0, 1); the others grow to keep the mean."""
+    kept_BC = drawn(
+        map_BCZYX[:, :, 0, 0, 0],
+        key_B,
+        lambda row, g: row.bernoulli_(1 - rate, generator=g),
+        purpose=_CHANNEL_DROPOUT,
+        salt=salt,
+    )
+    return map_BCZYX * (kept_BC / (1 - rate))[:, :, None, None, None]
 
 
 def feature_drop(

@@ -47,6 +47,7 @@ def make_method(run: Run, stage: StageConfig, *, pretrained: bool = True) -> Met
             ontology=run.ontology,
             classifier=partial(_classifier, run, options),
             roi_aware=partial(load_roi_aware, run) if has_presence else None,
+            num_channels=len(run.info["channels"]),
         ),
     )
 
