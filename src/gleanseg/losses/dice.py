@@ -62,7 +62,8 @@ def lost_of_each(sums_KR: Float[Tensor, "3 R"], *, smooth: float = 1e-5, margin:
     overlap_R, size_R, reference_R = sums_KR
     # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
     size_R = torch.where(reference_R > 0, size_R, 1)
-    return 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
+    lost_R: Tensor = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
+    return lost_R
 
 
 def case_dice(

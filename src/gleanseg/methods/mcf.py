@@ -44,7 +44,7 @@ class MCF(Method):
     class Config:
         """The second network, weights and schedule."""
 
-        other: Named = field(default_factory=lambda: Named(name="vnet", encoder="resnet34"))
+        other: Named = field(default_factory=lambda: Named.model_validate({"name": "vnet", "encoder": "resnet34"}))
         """Network B, as a ``[network]`` table; A is the recipe's."""
         mu: Annotated[float, Field(ge=0)] = 0.5
         """Weight of looking again."""

@@ -68,19 +68,24 @@ def enlarge_by(decoder: nn.Module, way: Way, *, kernel: Literal[1, 3] = 3) -> nn
         kernel: side of the convolution's kernel.
     """
     for name, child in decoder.named_children():
-        if isinstance(child, nn.ConvTranspose3d) and way != "transposed":
-            convolution = Conv3d(child.in_channels, child.out_channels, kernel, padding=kernel // 2)
-            if kernel == 1:
-                steps = [convolution, Upsample(child.out_channels, child.stride, way)]
-            else:
-                steps = [Upsample(child.in_channels, child.stride, way), convolution]
-            setattr(decoder, name, nn.Sequential(*steps))
-        elif isinstance(child, Upsample) and way == "transposed":
-            # Factors are kernel and stride at once, so that the boxes of neighbours do not overlap.
-            size: tuple[int, int, int] = child.factor  # type: ignore[assignment]
-            setattr(decoder, name, nn.ConvTranspose3d(child.channels, child.channels, size, stride=size))
-        elif isinstance(child, Upsample):
-            setattr(decoder, name, Upsample(child.channels, child.factor, way))
-        else:
+        if isinstance(child, nn.ConvTranspose3d):
+            if way != "transposed":
+                setattr(decoder, name, _interpolating(child, way, kernel=kernel))
+        elif not isinstance(child, Upsample):
             enlarge_by(child, way, kernel=kernel)
+        elif way == "transposed":
+            # A kernel as large as the stride, so that the boxes of neighbours do not overlap.
+            z, y, x = child.factor
+            setattr(decoder, name, nn.ConvTranspose3d(child.channels, child.channels, (z, y, x), stride=(z, y, x)))
+        else:
+            setattr(decoder, name, Upsample(child.channels, child.factor, way))
     return decoder
+
+
+def _interpolating(
+    one: nn.ConvTranspose3d, way: Literal["trilinear", "nearest"], *, kernel: Literal[1, 3]
+) -> nn.Sequential:
+    convolution = Conv3d(one.in_channels, one.out_channels, kernel, padding=kernel // 2)
+    if kernel == 1:
+        return nn.Sequential(convolution, Upsample(one.out_channels, one.stride, way))
+    return nn.Sequential(Upsample(one.in_channels, one.stride, way), convolution)

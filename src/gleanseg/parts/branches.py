@@ -3,7 +3,7 @@
 Axes: B cases, R ROIs, Z Y X voxels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from jaxtyping import Float
@@ -63,6 +63,11 @@ class Branches(nn.ModuleList):
             Branch(enlarge_by(network.decoder, way, kernel=kernel), network.head)
             for network, way in zip(fresh, others, strict=False)
         )
+
+    def __iter__(self) -> Iterator[Branch]:
+        for branch in super().__iter__():
+            assert isinstance(branch, Branch), "it holds nothing else"
+            yield branch
 
     def features(self, network: Network, maps: list[Tensor]) -> list[tuple[Tensor, ...]]:
         """Of every decoder, the network's own first, from its encoder's maps."""
