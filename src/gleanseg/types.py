@@ -69,6 +69,18 @@ class Batch(NamedTuple):
         rows = self.codes.long() + V * torch.arange(B, device=self.codes.device).reshape(B, 1, 1, 1)
         return flat_BVR[rows].movedim(-1, 1)
 
+    def labelled(self) -> "Batch":
+        """The rows from the labelled stream alone."""
+        return self._replace(
+            x={name: view[: self.num_labelled] for name, view in self.x.items()},
+            codes=self.codes[: self.num_labelled],
+            table=self.table[: self.num_labelled],
+            known=self.known[: self.num_labelled],
+            valid=self.valid[: self.num_labelled],
+            key=self.key[: self.num_labelled],
+            spacing_mm=self.spacing_mm[: self.num_labelled],
+        )
+
 
 class Mean(NamedTuple):
     """A loss term that is a mean: the engine divides once, over all ranks and only there.

@@ -176,6 +176,7 @@ def test_parameter_counts_with_two_outputs() -> None:
 
     assert made("vnet") == 9_448_866
     assert made("vnet", norm="instance") == 9_443_266
+    assert made("vnet", encoder="resnet34") == 17_930_354
     assert made("unet3d") == 5_884_050
     assert made("dodnet_unet") == 17_285_920 + 2 * (32 + 1)
 
@@ -250,6 +251,17 @@ def test_dropout_acts_on_bottleneck_and_last_map(name: str, rate: float) -> None
     torch.testing.assert_close(net(image()), net(image()), rtol=0, atol=0)
     without = small(name, dropout=0.0)
     torch.testing.assert_close(without.encode(image())[-1], without.encode(image())[-1], rtol=0, atol=0)
+
+
+def test_the_residual_encoder_has_the_maps_of_the_plain_one() -> None:
+    net = small("vnet", encoder="resnet34")
+    maps, plain = net.encode(image()), small("vnet").encode(image())
+    assert [m.shape for m in maps] == [m.shape for m in plain]
+    torch.testing.assert_close(net.encode(image())[-1], maps[-1], rtol=0, atol=0)  # nothing is dropped there
+    assert not torch.equal(net.decode(maps)[-1], net.decode(maps)[-1])
+    assert net.last_activation is net.encoder.stages[-1][-1].relu  # type: ignore[union-attr, index]
+    net(image()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_vnet_with_instance_norm_treats_samples_alone() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gleanseg.networks.vnet import VNet
-from gleanseg.parts.mixing import clipped_noise, draw_cutmix, labels_where_known, uniform_noise
+from gleanseg.parts.mixing import clipped_noise, draw_copy_paste, draw_cutmix, labels_where_known, uniform_noise
 from gleanseg.parts.modes import batch_statistics, quiet_features
 from support.batches import make_batch
 
@@ -53,6 +53,41 @@ def test_draws_come_from_the_keys_alone() -> None:
     one, same, other = (draw_cutmix(make_batch(seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(one.inside_ZYX, same.inside_ZYX)
     assert not torch.equal(one.inside_ZYX, other.inside_ZYX)
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_labelled", "partners"),
+    [
+        (4, 2, [2, 3, 1, 0]),  # nobody gives a box to whom it takes one from
+        (5, 2, [2, 3, 1, 0, 1]),
+        (4, 3, [3, 3, 3, 1]),
+        (3, 3, [1, 2, 0]),
+        (3, 0, [1, 2, 0]),
+    ],
+)
+def test_copy_paste_goes_both_ways(rows: int, num_labelled: int, partners: list[int]) -> None:
+    assert draw_copy_paste(make_batch(rows=rows, num_labelled=num_labelled), 2 / 3).partner_B.tolist() == partners
+
+
+def test_copied_boxes_have_two_thirds_of_each_side_and_lie_anywhere() -> None:
+    firsts = set()
+    for seed in range(60):
+        inside = draw_copy_paste(make_batch(rows=2, num_labelled=1, seed=seed), 2 / 3).inside_ZYX
+        along_z = inside.flatten(1).any(1)
+        assert (int(inside.sum()), int(along_z.sum())) == (10**3, 10)
+        firsts.add(int(along_z.int().argmax()))
+    assert firsts == set(range(7))
+
+
+def test_regions_show_the_sources() -> None:
+    batch = make_batch(seed=2)
+    mix = draw_copy_paste(batch, 2 / 3)
+    x = torch.arange(4.0)[:, None, None, None].expand(4, 16, 16, 16)
+    seen, sources, mixed = mix.regions(batch.valid), mix.sources(x), mix.paste(x)
+    assert torch.equal((seen[:4] | seen[4:]), mix.paste(batch.valid))
+    assert not (seen[:4] & seen[4:]).any()
+    for region in (slice(0, 4), slice(4, 8)):
+        assert torch.equal(mixed[seen[region]], sources[region][seen[region]])
 
 
 def test_noise_is_uniform_and_differs_by_row_and_salt() -> None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gleanseg.config import Named
 from gleanseg.networks.classifier import Classifier
 from gleanseg.networks.network import Network
 from gleanseg.networks.unet3d import UNet3D
@@ -20,6 +21,11 @@ SIDE = 16
 def small_network() -> Network:
     """A U-Net without batch norm and dropout, so that a step does not depend on how rows are spread over ranks."""
     return UNet3D(UNet3D.Config(width=4, levels=3, dropout=0.0), in_channels=1, num_rois=NUM_ROIS)
+
+
+def other_network(named: Named) -> Network:
+    """In place of any other network, one that differs from ``small_network``."""
+    return UNet3D(UNet3D.Config(width=6, levels=2, dropout=0.0), in_channels=1, num_rois=NUM_ROIS)
 
 
 class SmallClassifier(Classifier):
@@ -52,7 +58,12 @@ def small_roi_aware() -> RoiAware:
 def small_blueprint() -> Blueprint:
     """What every method can be made from."""
     return Blueprint(
-        network=small_network, rois=ROIS, ontology=builtin(), classifier=SmallClassifier, roi_aware=small_roi_aware
+        network=small_network,
+        rois=ROIS,
+        ontology=builtin(),
+        other=other_network,
+        classifier=SmallClassifier,
+        roi_aware=small_roi_aware,
     )
 
 

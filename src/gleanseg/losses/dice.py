@@ -51,13 +51,19 @@ def pooled_dice(
 
 def mean_lost(sums_KR: Float[Tensor, "3 R"], *, smooth: float, margin: float) -> Float[Tensor, ""]:
     """1 - Dice from overlap, size and reference voxels, mean over ROIs that have a reference voxel; 0 if none has."""
-    overlap_R, size_R, reference_R = sums_KR
-    counted_R = reference_R > 0
-    # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
-    size_R = torch.where(counted_R, size_R, 1)
-    lost_R = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
+    counted_R = sums_KR[2] > 0
+    lost_R = lost_of_each(sums_KR, smooth=smooth, margin=margin)
     mean: Tensor = torch.where(counted_R, lost_R, 0).sum() / counted_R.sum().clamp_min(1)
     return mean
+
+
+def lost_of_each(sums_KR: Float[Tensor, "3 R"], *, smooth: float = 1e-5, margin: float = 0.0) -> Float[Tensor, " R"]:
+    """1 - Dice of each ROI from its overlap, size and reference voxels; meaningless where it has no reference voxel."""
+    overlap_R, size_R, reference_R = sums_KR
+    # Where nothing is counted the quotient may be 0/0, whose gradient would spoil the others.
+    size_R = torch.where(reference_R > 0, size_R, 1)
+    lost_R: Tensor = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
+    return lost_R
 
 
 def case_dice(

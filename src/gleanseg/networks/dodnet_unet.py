@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from gleanseg.networks.blocks import StandardizedConv3d
 from gleanseg.networks.network import Network
+from gleanseg.networks.upsampling import Upsample
 
 _GROUPS = 16
 _CHANNELS = (1, 2, 4, 8, 8)
@@ -110,13 +111,13 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
+        self.ups = nn.ModuleList(Upsample(wide) for wide in channels[:-1])
         self.levels = nn.ModuleList(_Block(wide, narrow) for wide, narrow in pairwise(channels))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         x, decoded = maps[-1], []
-        for level, skip in zip(self.levels, maps[-2::-1], strict=True):
-            upsampled = functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
-            x = level(upsampled + skip)
+        for up, level, skip in zip(self.ups, self.levels, maps[-2::-1], strict=True):
+            x = level(up(x) + skip)
             decoded.append(x)
         return [*decoded[:-1], functional.group_norm(x, _GROUPS)]
 

@@ -37,11 +37,13 @@ class Network(nn.Module, ABC):
         strides: voxels of the input per voxel of each of ``encode``'s maps, (Z, Y, X).
         decoder_channels: of ``decode``'s maps, coarsest first, full resolution last. Map i lies on the grid of
             ``encode``'s map ``-2 - i``.
+        decoder: what ``decode`` runs, laid out as ``new_decoder``'s.
         head: a ``FixedHead``, or what ``attach`` put in its place.
         text: what ``add_text`` put there, or None.
     """
 
     Config: ClassVar[type[Any]]
+    decoder: nn.Module
 
     def __init__(self, config: object, *, channels: Sequence[int], strides: Sequence[Size], num_rois: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from gleanseg.networks.blocks import Dropout, Rate, Width, last_relu, units
 from gleanseg.networks.network import Network
+from gleanseg.networks.upsampling import Upsample
 
 
 @final
@@ -91,14 +92,14 @@ class _Decoder(nn.Module):
     def __init__(self, channels: tuple[int, ...], *, dropout: float) -> None:
         super().__init__()
         up = channels[::-1]
+        self.ups = nn.ModuleList(Upsample(coarse) for coarse in up[:-1])
         self.levels = nn.ModuleList(units(2, coarse + fine, fine, norm="instance") for coarse, fine in pairwise(up))
         self.dropout = Dropout(dropout)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         x, decoded = maps[-1], []
-        for level, skip in zip(self.levels, maps[-2::-1], strict=True):
-            upsampled = functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
-            x = level(torch.cat([skip, upsampled], dim=1))
+        for up, level, skip in zip(self.ups, self.levels, maps[-2::-1], strict=True):
+            x = level(torch.cat([skip, up(x)], dim=1))
             decoded.append(x)
         return [*decoded[:-1], self.dropout(x)]
 

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import Literal, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gleanseg.networks.blocks import Norm, Rate, Width, last_relu, make_norm, units
 from gleanseg.networks.network import Network
+from gleanseg.networks.resnet34 import ResNet34Encoder
 
 _ENCODER_UNITS = (1, 2, 3, 3, 3)
 _DECODER_UNITS = (3, 3, 2, 1)
@@ -19,8 +20,9 @@ class VNet(Network):
     """Five levels, strided convolutions down and transposed ones up, encoder maps added (not concatenated).
 
     With one channel, two outputs and defaults: 9,448,866 parameters, as the line of work around UA-MT, SASSNet, DTC
-    and MC-Net; with ``norm="instance"`` 9,443,266, as its instance-norm variant. Weights start as PyTorch's defaults.
-    Drop-out acts on the bottleneck and on the last decoder map, so heads that methods attach see the same dropped map.
+    and MC-Net; with ``norm="instance"`` 9,443,266, as its instance-norm variant; with ``encoder="resnet34"``
+    17,930,354, as MCF's second network. Weights start as PyTorch's defaults. Drop-out acts on the bottleneck (not on
+    that of the residual encoder) and on the last decoder map, so heads that methods attach see the same dropped map.
 
     Paper: Milletari et al., V-Net, 3DV 2016, https://arxiv.org/abs/1606.04797
     Deviations (those of the line of work above): units are not residual, 3x3x3 kernels, normalization and ReLU.
@@ -36,6 +38,8 @@ class VNet(Network):
         """``batch``, or ``instance`` without learned parameters (batches of one or two)."""
         dropout: Rate = 0.5
         """Share of channels dropped at the bottleneck and before the head, in [0, 1)."""
+        encoder: Literal["plain", "resnet34"] = "plain"
+        """``resnet34``: residual blocks behind a 7x7x7 stem, and no drop-out at the bottleneck."""
 
     def __init__(self, config: Config, *, in_channels: int, num_rois: int) -> None:
         channels = [config.width * 2**level for level in range(5)]
@@ -46,7 +50,11 @@ class VNet(Network):
             num_rois=num_rois,
         )
         self.norm, self.dropout_rate = config.norm, config.dropout
-        self.encoder = _Encoder(in_channels, channels, norm=config.norm, dropout=config.dropout)
+        self.encoder: nn.Module
+        if config.encoder == "plain":
+            self.encoder = _Encoder(in_channels, channels, norm=config.norm, dropout=config.dropout)
+        else:
+            self.encoder = ResNet34Encoder(in_channels, channels, norm=config.norm)
         self.decoder = self.new_decoder()
 
     def encode(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from gleanseg.config import OptimizerConfig
+from gleanseg.config import Named, OptimizerConfig
 from gleanseg.errors import UserError, nearest
 from gleanseg.networks.classifier import Classifier
 from gleanseg.networks.network import Network
@@ -28,11 +28,14 @@ class Blueprint:
         classifier: makes a classifier of patches, for methods whose ``[network]`` is one.
         roi_aware: makes the frozen ROI-aware network of the recipe's ``[presence]`` table.
         num_channels: of the image, for adversaries and other networks that a method makes itself.
+        other: makes a network of another kind than the recipe's, with the recipe's head and text, for methods that need
+            two kinds.
     """
 
     network: Callable[[], Network]
     rois: tuple[str, ...]
     ontology: Ontology
+    other: Callable[[Named], Network]
     classifier: Callable[[], Classifier] | None = None
     roi_aware: Callable[[], RoiAware] | None = None
     num_channels: int = 1

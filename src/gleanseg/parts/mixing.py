@@ -3,6 +3,7 @@
 Axes: B cases, C channels, Z Y X voxels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from gleanseg.parts.draws import drawn
 from gleanseg.types import Batch
 
-_BOX, _NOISE = 1, 2
+_BOX, _NOISE, _COPY_PASTE = 1, 2, 3
 _CERTAIN = 30.0
 
 
@@ -22,7 +23,7 @@ class CutMix(NamedTuple):
 
     Attributes:
         inside_ZYX: the box.
-        partner_B: row that each row's box is taken from; a permutation.
+        partner_B: row that each row's box is taken from; a permutation, where ``undo`` is wanted.
     """
 
     inside_ZYX: Bool[Tensor, "Z Y X"]
@@ -40,6 +41,14 @@ class CutMix(NamedTuple):
     def undo(self, mixed: Shaped[Tensor, "B *any Z Y X"]) -> Shaped[Tensor, "B *any Z Y X"]:
         """What was pasted, put back box by box; predictions of mixed rows become predictions of the rows."""
         return torch.where(self.inside_ZYX, mixed[self.partner_B.argsort()], mixed)
+
+    def sources(self, rows: Shaped[Tensor, "B *any"]) -> Shaped[Tensor, "B2 *any"]:
+        """What fills the outside of each mixture, then what fills its box: twice as many rows."""
+        return torch.cat([rows, rows[self.partner_B]])
+
+    def regions(self, rows: Bool[Tensor, "B Z Y X"]) -> Bool[Tensor, "B2 Z Y X"]:
+        """Where each of ``sources`` is seen, among voxels of a mask: outside the boxes, then inside them."""
+        return torch.cat([rows & ~self.inside_ZYX, rows[self.partner_B] & self.inside_ZYX])
 
 
 def draw_cutmix(batch: Batch, *, mix: bool = True) -> CutMix:
@@ -61,15 +70,41 @@ def draw_cutmix(batch: Batch, *, mix: bool = True) -> CutMix:
         partner[batch.num_labelled :] = partner[batch.num_labelled :].roll(-1)
         random = np.random.default_rng([_BOX, int(batch.key[batch.num_labelled])])
         share = (1.0 - random.beta(1.0, 1.0)) ** (1 / 3)
-        sides = [max(1, round(share * side)) for side in size_ZYX]
-        z, y, x = (
-            slice(first, first + side)
-            for side, first in (
-                (side, int(random.integers(0, whole - side + 1))) for side, whole in zip(sides, size_ZYX, strict=True)
-            )
-        )
-        inside[z, y, x] = True
+        inside[_placed(random, [max(1, round(share * side)) for side in size_ZYX], size_ZYX)] = True
     return CutMix(inside, partner)
+
+
+def draw_copy_paste(batch: Batch, share: float) -> CutMix:
+    r"""A box that labelled and unlabelled rows paste into each other, with new partners for each direction.
+
+    Labelled row i takes the box of unlabelled row i, unlabelled row j that of labelled row j + 1 (both modulo their
+    numbers), so that each row lends its outside to one mixture and its box to another. Where all rows are from one
+    stream, they are rolled by one. Drawn from the key of the first row: sides are ``share`` of the patch's, rounded
+    down, and the corner is uniform.
+
+    Args:
+        batch: labelled rows first.
+        share: of each side, in (0, 1).
+
+    Reference: Bai et al., BCP, CVPR 2023, https://arxiv.org/abs/2305.00673
+    """
+    device, rows, num_labelled = batch.codes.device, len(batch.key), batch.num_labelled
+    labelled, unlabelled = torch.arange(num_labelled), torch.arange(rows - num_labelled)
+    if len(labelled) == 0 or len(unlabelled) == 0:
+        partner = torch.arange(rows).roll(-1)
+    else:
+        partner = torch.cat([num_labelled + labelled % len(unlabelled), (unlabelled + 1) % num_labelled])
+    size_ZYX = batch.codes.shape[1:]
+    inside = torch.zeros(size_ZYX, dtype=torch.bool, device=device)
+    random = np.random.default_rng([_COPY_PASTE, int(batch.key[0])])
+    inside[_placed(random, [max(1, int(share * side)) for side in size_ZYX], size_ZYX)] = True
+    return CutMix(inside, partner.to(device))
+
+
+def _placed(random: np.random.Generator, sides: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """A box of these sides anywhere in the patch."""
+    firsts = [int(random.integers(0, whole - side + 1)) for side, whole in zip(sides, size, strict=True)]
+    return tuple(slice(first, first + side) for first, side in zip(firsts, sides, strict=True))
 
 
 def labels_where_known(

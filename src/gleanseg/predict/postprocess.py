@@ -7,12 +7,12 @@ Axes: Z Y X voxels.
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-import cc3d
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool
 from scipy import ndimage
 
 from gleanseg.errors import UserError, nearest
+from gleanseg.parts.components import components
 from gleanseg.predict.layers import Labels, Layering
 from gleanseg.rois.ontology import Ontology
 
@@ -36,7 +36,7 @@ def keep_largest(layers: Sequence[Labels], layering: Layering, rois: Collection[
         if roi not in rois:
             continue
         value, layer = _value_and_layer(layers, layering, roi)
-        parts, sizes = _components(layer[box] == value)
+        parts, sizes = components(layer[box] == value)
         if np.count_nonzero(sizes) > 1:
             layer[box][(parts > 0) & (parts != sizes.argmax())] = 0
 
@@ -45,7 +45,7 @@ def drop_small(layers: Sequence[Labels], layering: Layering, *, voxels: float) -
     """Remove every 26-connected component of any ROI that has fewer voxels than this, in place."""
     for roi, box in _boxes(layers, layering).items():
         value, layer = _value_and_layer(layers, layering, roi)
-        parts, sizes = _components(layer[box] == value)
+        parts, sizes = components(layer[box] == value)
         layer[box][(parts > 0) & (sizes < voxels)[parts]] = 0
 
 
@@ -77,15 +77,6 @@ def repair_hierarchy(
             parent[free] = parent_value
             outside &= ~free
         part[outside] = 0
-
-
-def _components(mask: Bool[np.ndarray, "z y x"]) -> tuple[Integer[np.ndarray, "z y x"], Integer[np.ndarray, "N"]]:
-    """The number of each voxel's 26-connected component, 0 outside, and the voxels of each; number 0 counts none."""
-    # cc3d 4.1 fails on thin boxes such as 1 x 1 x 3; a rim of background makes every box thick enough.
-    parts = cc3d.connected_components(np.pad(mask, 1), connectivity=26)[1:-1, 1:-1, 1:-1]
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return parts, sizes
 
 
 def _holders(roi: str, layering: Layering, ontology: Ontology) -> tuple[str, ...]:

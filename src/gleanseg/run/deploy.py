@@ -1,13 +1,12 @@
 """From a run folder to methods that train and networks that predict."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
-from gleanseg.config import StageConfig
+from gleanseg.config import Named, StageConfig
 from gleanseg.errors import UserError, nearest
 from gleanseg.methods import build_method
 from gleanseg.networks import build as build_network
@@ -38,14 +37,14 @@ def make_method(run: Run, stage: StageConfig, *, pretrained: bool = True) -> Met
             lie on another machine.
     """
     has_presence = "roi_aware" in run.info
-    options = {key: value for key, value in run.recipe.network.options.items() if pretrained or key != "pretrained"}
     return build_method(
         stage.method,
         Blueprint(
-            network=partial(_network, run, options),
+            network=partial(_network, run, run.recipe.network, pretrained=pretrained),
             rois=run.rois,
             ontology=run.ontology,
-            classifier=partial(_classifier, run, options),
+            other=partial(_network, run, pretrained=pretrained),
+            classifier=partial(_classifier, run, pretrained=pretrained),
             roi_aware=partial(load_roi_aware, run) if has_presence else None,
             num_channels=len(run.info["channels"]),
         ),
@@ -98,13 +97,13 @@ def _load(
     return found
 
 
-def _network(run: Run, options: Mapping[str, object]) -> Network:
+def _network(run: Run, named: Named, *, pretrained: bool) -> Network:
     recipe = run.recipe
     patch = recipe.sampling.patch
     assert patch != "auto", "a resolved recipe has a patch"
     network = build_network(
-        recipe.network.name,
-        options,
+        named.name,
+        _options(named, pretrained=pretrained),
         in_channels=len(run.info["channels"]),
         num_rois=len(run.rois),
         patch_ZYX=patch[::-1],
@@ -117,7 +116,11 @@ def _network(run: Run, options: Mapping[str, object]) -> Network:
     return network
 
 
-def _classifier(run: Run, options: Mapping[str, object]) -> Classifier:
-    return build_classifier(
-        run.recipe.network.name, options, in_channels=len(run.info["channels"]), num_outputs=len(run.rois)
-    )
+def _classifier(run: Run, *, pretrained: bool) -> Classifier:
+    named = run.recipe.network
+    options = _options(named, pretrained=pretrained)
+    return build_classifier(named.name, options, in_channels=len(run.info["channels"]), num_outputs=len(run.rois))
+
+
+def _options(named: Named, *, pretrained: bool) -> dict[str, Any]:
+    return {key: value for key, value in named.options.items() if pretrained or key != "pretrained"}
