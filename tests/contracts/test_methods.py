@@ -23,7 +23,7 @@ from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, mak
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = all_methods()
-HARD = {"cps"}
+HARD = {"ac_mt", "cps", "mlrpl"}
 """Methods whose pseudo labels are hard: single voxels flip by rounding, from the second step on."""
 LATE = Progress(step=TOTAL - 1, total=TOTAL)
 every_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
