@@ -38,7 +38,7 @@ def prototype_labels(
     inside_BRC, outside_BRC = (_prototypes(features, w) for w in pooled)
     # |f - o|^2 - |f - i|^2, which is linear in f, so that it may be stretched afterwards.
     gap_BR = outside_BRC.square().sum(2) - inside_BRC.square().sum(2)
-    nearer = torch.einsum("bczyx,brc->brzyx", features, 2 * (inside_BRC - outside_BRC)) + gap_BR[:, :, None, None, None]
+    nearer = _products(features, 2 * (inside_BRC - outside_BRC)) + gap_BR[:, :, None, None, None]
     nearer = functional.interpolate(nearer, size=p_BRZYX.shape[2:], mode="trilinear")
     both_BR = torch.stack([w.flatten(2).sum(2) > 0 for w in pooled]).all(0)
     return torch.where(both_BR[:, :, None, None, None], nearer > 0, predicted)
@@ -69,12 +69,18 @@ def reliability(
     found = torch.zeros_like(p_BRZYX)
     for mask, p in ((p_BRZYX > 0.5, p_BRZYX), (p_BRZYX <= 0.5, 1 - p_BRZYX)):
         towards_BRC = functional.normalize(_prototypes(features, (mask & valid_BZYX[:, None]).to(p.dtype)), dim=2)
-        likeness = torch.einsum("bczyx,brc->brzyx", directions, towards_BRC)
-        found += 0.5 * (1 - (likeness - p).square())
+        found += 0.5 * (1 - (_products(directions, towards_BRC) - p).square())
     return found.clamp_min(0)
 
 
 def _prototypes(map_BCZYX: Tensor, weight_BRZYX: Tensor) -> Tensor:
     """Weighted mean of the features; 0 where all weights are."""
-    total_BRC = torch.einsum("bczyx,brzyx->brc", map_BCZYX, weight_BRZYX)
+    with torch.autocast(map_BCZYX.device.type, enabled=False):  # sums over a million voxels
+        total_BRC = torch.einsum("bczyx,brzyx->brc", map_BCZYX, weight_BRZYX)
     return total_BRC / weight_BRZYX.flatten(2).sum(2).clamp_min(1e-6)[:, :, None]
+
+
+def _products(map_BCZYX: Tensor, vector_BRC: Tensor) -> Tensor:
+    """Inner products of every voxel's feature with a vector per ROI."""
+    with torch.autocast(map_BCZYX.device.type, enabled=False):
+        return torch.einsum("bczyx,brc->brzyx", map_BCZYX, vector_BRC)
