@@ -1,23 +1,52 @@
 """Pages that can fall behind the code do not."""
 
 import importlib.util
+import json
 import re
+import shlex
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from gleanseg.cli.main import main
+from gleanseg.config import Named
+from gleanseg.errors import UserError
+from gleanseg.methods import method_class
+from gleanseg.run.folder import Run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
-@pytest.mark.parametrize("script", ["make_recipe_reference", "make_performance"])
-def test_made_pages_are_up_to_date(script: str) -> None:
+def loaded(script: str) -> ModuleType:
+    """A script of ``docs``."""
     spec = importlib.util.spec_from_file_location(script, ROOT / "docs" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
+    return make
+
+
+@pytest.mark.parametrize("script", ["make_recipe_reference", "make_performance", "make_method_table"])
+def test_made_pages_are_up_to_date(script: str) -> None:
+    make = loaded(script)
     assert make.PAGE.read_text() == make.page(), f"run: python docs/{script}.py"
+
+
+def test_the_table_of_methods_takes_measured_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = loaded("make_method_table")
+    monkeypatch.setattr(make, "COST", tmp_path / "method_cost.json")
+    assert "times a supervised one" not in make.page()
+    make.COST.write_text(json.dumps({"methods": {"cps": {"relative": {"median": 2.0345}}}}))
+    with_costs = [line for line in make.page().splitlines() if line.startswith("| [")]
+    assert [line for line in with_costs if line.endswith(" | 2.03 |")] == [
+        line for line in with_costs if "[cps]" in line
+    ]
+    assert make.row("cps")[4:7] == ("2: a, b", "-", "a, b, ensemble")
+    assert make.row("uamt")[4:7] == ("1: student", "teacher (no gradient)", "student, teacher")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -31,6 +60,41 @@ def test_every_method_has_a_page() -> None:
     from gleanseg.resolve import names
 
     assert set(names("methods")) <= {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")}
+
+
+def test_the_method_of_the_tutorial_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "how-to" / "add-a-method.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(?:# (\S+\.\w+)\n)?(.*?)```", page, re.DOTALL)
+    for _, file, text in blocks:
+        if file:
+            (tmp_path / file).write_text(text)
+    install_as_pip_would(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for language, file, text in blocks:
+        if language == "python" and not file:
+            exec(compile(text, "add-a-method.md", "exec"), names)
+        elif language == "sh" and text.startswith("gleanseg"):
+            assert [main(shlex.split(line)[1:]) for line in text.splitlines()] == [0, 0], text
+    run = Run.open(tmp_path / "runs" / "pi_model")
+    assert (run.info["status"], run.recipe.method.options) == ("finished", {"noise": 0.2})
+    assert set(json.loads((run.path / "log.jsonl").read_text().splitlines()[-1])["terms"]) == {"dice", "ce", "agree"}
+    with pytest.raises(UserError, match="noise"):
+        method_class(Named(name="pi-model", options={"noize": 0.2}))
+
+
+def install_as_pip_would(folder: Path) -> None:
+    """Write what tells Python of an installed project's entry points."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    about = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    (about / "entry_points.txt").write_text("\n".join(groups))
 
 
 def test_the_readme_recipe_and_api_are_real(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, mak
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = all_methods()
-BOUNDS = {"cps": 5e-3, "bcp": 5e-3, "dtc": 0.1}
+BOUNDS = {"ac_mt": 5e-3, "bcp": 5e-3, "cps": 5e-3, "dtc": 0.1, "mlrpl": 5e-3}
 """How far single precision may go in five steps where pseudo labels are hard, or a step so steep (DTC's) that voxels
 flip by rounding."""
 LATE = Progress(step=TOTAL - 1, total=TOTAL)

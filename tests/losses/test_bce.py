@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gleanseg.losses.bce import partial_bce
+from gleanseg.losses.bce import bce_where, partial_bce
 
 LOG2 = math.log(2)
 
@@ -77,3 +77,29 @@ def test_published_cross_entropy() -> None:
     labelled = torch.tensor([[True], [True], [False], [False]])
     term = partial_bce(channels[:, 1:] - channels[:, :1], y, labelled, torch.ones(4, 3, 3, 2, dtype=torch.bool))
     assert (term.total / term.count).item() == pytest.approx(0.9272469282150269, rel=1e-6)
+
+
+def test_taught_voxels_of_all_pairs_share_one_mean() -> None:
+    chosen, valid = torch.tensor([[True, False], [True, True]]), torch.ones(2, 1, 1, 3, dtype=torch.bool)
+    valid[1, ..., 2] = False
+    z = torch.full((2, 2, 1, 1, 3), math.log(3), requires_grad=True)  # p = 3/4
+    y = torch.tensor([True, False, True]).expand(2, 2, 1, 1, 3)
+    taught = torch.tensor([True, True, False]).expand(2, 2, 1, 1, 3).clone()
+    taught[1, 1] = torch.tensor([False, False, True])  # of which none is valid
+    weight = torch.tensor([0.5, 0.25, 9.0]).expand(2, 2, 1, 1, 3)
+    term = bce_where(z, y, taught, weight, chosen, valid)
+    assert term.count.item() == 4
+    assert term.total.item() == pytest.approx(2 * (0.5 * math.log(4 / 3) + 0.25 * math.log(4)))
+    term.total.backward()
+    assert z.grad is not None
+    torch.testing.assert_close(z.grad[0, 0, 0, 0], torch.tensor([-0.5 / 4, 0.25 * 3 / 4, 0.0]))
+    assert z.grad.count_nonzero() == 4
+    nothing = bce_where(z, y, taught, weight, torch.zeros_like(chosen), valid)
+    assert (nothing.count.item(), nothing.total.item()) == (0, 0)
+
+
+def test_a_weight_of_zero_counts() -> None:
+    known, valid = full(1, 1, 2)
+    z, everywhere = torch.zeros(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 2, dtype=torch.bool)
+    term = bce_where(z, everywhere, everywhere, torch.tensor([1.0, 0.0]).reshape_as(z), known, valid)
+    assert (term.total / term.count).item() == pytest.approx(LOG2 / 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gleanseg.losses.dice import case_dice, pooled_dice
+from gleanseg.losses.dice import case_dice, mutual_dice, pooled_dice
 from gleanseg.types import Mean, Term
 
 SURE = 40.0
@@ -133,3 +133,39 @@ def test_published_whole_crop_and_per_slice() -> None:
     slices_z, slices_y = z.reshape(4, 1, 1, 3, 3), y.reshape(4, 1, 1, 3, 3)
     per_slice = case_dice(slices_z, slices_y, known(4), valid(slices_y), smooth=0.0, margin=1.0)
     assert value(per_slice) == pytest.approx(0.763628841, abs=1e-6)
+
+
+LOG3 = math.log(3)
+PAIR = (torch.full((2, 2, 1, 1, 3), 2 * LOG3), torch.full((2, 2, 1, 1, 3), -2 * LOG3))
+
+
+def test_mutual_dice_by_hand() -> None:
+    one, other = PAIR  # at temperature 2: p = 3/4 and q = 1/4
+    term = mutual_dice(one, other, known(2, 2), valid(one), temperature=2.0, smooth=0.0)
+    assert value(term) == pytest.approx(1 - (2 * 3 / 16) / (10 / 16))
+    assert value(mutual_dice(other, one, known(2, 2), valid(one), temperature=2.0, smooth=0.0)) == pytest.approx(0.4)
+    assert value(mutual_dice(one, one, known(2, 2), valid(one))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_mutual_dice_moves_both_sides() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(2, 1, 1, 2, 3, generator=generator).requires_grad_() for _ in range(2))
+    term = mutual_dice(one, other, known(2), valid(one), temperature=2.0)
+    found = torch.autograd.grad(term.value(term.sums), (one, other))
+    p, q = ((z / 2).sigmoid() for z in (one, other))
+    formula = 1 - (2 * (p * q).sum() + 1e-5) / (p.square().sum() + q.square().sum() + 1e-5)
+    assert value(term) == pytest.approx(formula.item(), rel=1e-6)
+    torch.testing.assert_close(found, torch.autograd.grad(formula, (one, other)))
+
+
+def test_mutual_dice_of_chosen_pairs_alone() -> None:
+    one, other = (z.clone().requires_grad_() for z in PAIR)
+    chosen = torch.tensor([[True, False], [False, False]])
+    term = mutual_dice(one, other, chosen, valid(one), temperature=2.0)
+    assert value(term) == pytest.approx(0.4, abs=1e-5), "an ROI without a pair is left out"
+    term.value(term.sums).backward()
+    for z in (one, other):
+        assert z.grad is not None
+        assert z.grad[0, 0].abs().min() > 0
+        assert z.grad.count_nonzero() == 3
+    assert value(mutual_dice(*PAIR, torch.zeros_like(chosen), valid(one))) == 0

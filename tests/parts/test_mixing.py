@@ -144,3 +144,12 @@ def test_batch_statistics_leave_no_trace() -> None:
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm3d))
     (features,) = quiet_features(network, x)
     assert not features.requires_grad
+
+
+def test_batch_statistics_may_leave_drop_out_on() -> None:
+    torch.manual_seed(0)
+    network = VNet(VNet.Config(width=2), in_channels=1, num_rois=1).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    (first,), (second,) = (quiet_features(network, torch.ones(2, 1, 32, 32, 32), dropout=True) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

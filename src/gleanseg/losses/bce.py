@@ -3,6 +3,7 @@
 Axes: B cases, R ROIs, Z Y X voxels.
 """
 
+import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional
@@ -44,3 +45,35 @@ def partial_bce(
 
     (sums_BR,) = pair_sums(pointwise, logits_BRZYX, y_BRZYX, weight_BR > 0, valid_BZYX)
     return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))
+
+
+def bce_where(
+    logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    y_BRZYX: Bool[Tensor, "B R Z Y X"],
+    taught_BRZYX: Bool[Tensor, "B R Z Y X"],
+    weight_BRZYX: Float[Tensor, "B R Z Y X"],
+    chosen_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Mean:
+    """Mean of w BCE(z, y) over the taught, valid voxels of all chosen (case, ROI) pairs together.
+
+    Args:
+        logits_BRZYX: raw scores z, with gradient.
+        y_BRZYX: hard labels.
+        taught_BRZYX: voxels that count.
+        weight_BRZYX: w of each voxel, 0 or more; it does not change the count.
+        chosen_BR: which pairs take part.
+        valid_BZYX: False in padding.
+
+    Returns:
+        Weighted sum over voxels, and their number; where nothing is taught the term adds 0.
+    """
+    signed = torch.where(y_BRZYX, weight_BRZYX, -weight_BRZYX) * taught_BRZYX
+    (sums_BR,) = pair_sums(_weighted_by_target, logits_BRZYX, signed, chosen_BR, valid_BZYX)
+    counted = taught_BRZYX & chosen_BR[:, :, None, None, None] & valid_BZYX[:, None]
+    return Mean(sums_BR.sum(), counted.sum().float())
+
+
+def _weighted_by_target(z: Tensor, signed: Tensor) -> tuple[Tensor, ...]:
+    y = (signed > 0).to(z.dtype)
+    return (signed.abs() * functional.binary_cross_entropy_with_logits(z, y, reduction="none"),)

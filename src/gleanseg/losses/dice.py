@@ -64,6 +64,43 @@ def lost_of_each(sums_KR: Float[Tensor, "3 R"], *, smooth: float = 1e-5, margin:
     size_R = torch.where(reference_R > 0, size_R, 1)
     lost_R: Tensor = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
     return lost_R
+def mutual_dice(
+    one_BRZYX: Float[Tensor, "B R Z Y X"],
+    other_BRZYX: Float[Tensor, "B R Z Y X"],
+    chosen_BR: Bool[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+    *,
+    temperature: float = 1.0,
+    smooth: float = 1e-5,
+) -> Pooled:
+    r"""Mean over ROIs of $1 - \frac{2 \sum p q + s}{\sum p^2 + \sum q^2 + s}$ of two predictions, both of which learn.
+
+    With $p = \sigma(z / T)$ of the one's logits and q of the other's. Squares make it 0 where p = q; the linear form of
+    two soft predictions is least elsewhere.
+
+    Args:
+        one_BRZYX: raw scores, with gradient.
+        other_BRZYX: raw scores of the same voxels, with gradient.
+        chosen_BR: which pairs take part; ROIs of which none does are left out.
+        valid_BZYX: False in padding.
+        temperature: T, greater than 0; above 1 it softens both.
+        smooth: s.
+
+    Returns:
+        ``sums`` (3, R): overlap, and twice the denominator without s.
+
+    Reference: Xie et al., DMD, MICCAI 2023, https://doi.org/10.1007/978-3-031-43898-1_52
+    """
+
+    def pointwise(z: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        p = (z / temperature).sigmoid()
+        return p * (target / temperature).sigmoid(), p * p
+
+    # Sums hand a gradient to their first argument alone, so that each side has its own.
+    overlap_BR, one_BR = pair_sums(pointwise, one_BRZYX, other_BRZYX, chosen_BR, valid_BZYX)
+    again_BR, two_BR = pair_sums(pointwise, other_BRZYX, one_BRZYX, chosen_BR, valid_BZYX)
+    overlap_R, size_R = (overlap_BR + (again_BR - again_BR.detach())).sum(0), (one_BR + two_BR).sum(0)
+    return Pooled(torch.stack([overlap_R, size_R, size_R.detach()]), partial(mean_lost, smooth=smooth, margin=0.0))
 
 
 def case_dice(

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
-from jaxtyping import Bool
 from pydantic import Field
-from torch import Tensor
 
 from gleanseg.config import Share
 from gleanseg.losses.bce import partial_bce
@@ -18,7 +16,8 @@ from gleanseg.parts.fold import Chunk, carrying, over_rois
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.parts.mixing import clipped_noise
 from gleanseg.parts.ramps import sigmoid_ramp
-from gleanseg.types import Batch, Monitor, Progress, Term, Views
+from gleanseg.parts.watch import voxel_share
+from gleanseg.types import Batch, Progress, Term, Views
 
 
 @final
@@ -78,7 +77,7 @@ class UAMT(Method):
                 "dice": pooled_dice(z, y, known, batch.valid),
                 "ce": partial_bce(z, y, known, batch.valid),
                 "consistency": mse_where(z, q, sure, ~known, batch.valid).scaled(lam),
-                "sure": _share(sure, ~known, batch.valid),
+                "sure": voxel_share(sure, ~known, batch.valid),
             }
 
         return over_rois(terms, batch, carrying(batch, progress, unknown=True))
@@ -86,9 +85,3 @@ class UAMT(Method):
     def after_step(self, progress: Progress) -> None:
         """Move the teacher's weights; its batch statistics are its own, as it is never in evaluation mode."""
         ema_update(self.teacher, self.student, warm_alpha(progress.step, self.config.alpha), buffers="own")
-
-
-def _share(sure: Bool[Tensor, "B R Z Y X"], unknown: Bool[Tensor, "B R"], valid: Bool[Tensor, "B Z Y X"]) -> Monitor:
-    """Share of the unknown voxels that are sure."""
-    counted = unknown[:, :, None, None, None] & valid[:, None]
-    return Monitor((sure & counted).sum().float(), counted.sum().float())

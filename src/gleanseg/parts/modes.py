@@ -15,14 +15,18 @@ from gleanseg.networks.network import Network
 
 
 @contextmanager
-def batch_statistics(network: nn.Module) -> Iterator[None]:
+def batch_statistics(network: nn.Module, *, dropout: bool = False) -> Iterator[None]:
     """Evaluation mode (no drop-out), but batch norm uses the batch's statistics and leaves the running ones alone.
 
     A network in training that also teaches: its running statistics lag behind, and a second pass must not move them.
+
+    Args:
+        network: it is given back in the mode that it had.
+        dropout: leave drop-out on, for passes that measure doubt.
     """
     training = network.training
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    network.eval()
+    network.train(dropout)
     for norm in norms:
         norm.train()
         norm.track_running_stats = False
@@ -35,7 +39,9 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def quiet_features(network: Network, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
+def quiet_features(
+    network: Network, x_BCZYX: Float[Tensor, "B C Z Y X"], *, dropout: bool = False
+) -> tuple[Tensor, ...]:
     """A network's features under ``batch_statistics``, without gradient."""
-    with batch_statistics(network):
+    with batch_statistics(network, dropout=dropout):
         return network.features(x_BCZYX)
