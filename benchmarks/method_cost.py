@@ -18,6 +18,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from end_to_end import write
@@ -113,16 +114,11 @@ def trainer(name: str, arguments: argparse.Namespace) -> Trainer:
     torch.manual_seed(0)
     side, named = arguments.patch, Named(name=name)
     classifier = partial(classifiers.build, "resnet18", {}, in_channels=1, num_outputs=len(ROIS))
+    geometry: dict[str, Any] = {"patch_ZYX": (side, side, side), "spacing_ZYX_mm": (1.0, 1.0, 1.0)}
+    network = partial(build, in_channels=1, num_rois=len(ROIS), **geometry)
     blueprint = Blueprint(
-        network=partial(
-            build,
-            arguments.network,
-            {"width": arguments.width},
-            in_channels=1,
-            num_rois=len(ROIS),
-            patch_ZYX=(side, side, side),
-            spacing_ZYX_mm=(1.0, 1.0, 1.0),
-        ),
+        network=partial(network, arguments.network, {"width": arguments.width}),
+        other=lambda named: network(named.name, {**named.options, "width": arguments.width}),
         rois=ROIS,
         ontology=builtin(),
         classifier=classifier,

@@ -104,6 +104,7 @@ def made(name: str) -> Method:
         return cls(
             Blueprint(
                 network=network,
+                other=lambda named: network(),
                 rois=ROIS,
                 ontology=builtin(),
                 classifier=classifier,

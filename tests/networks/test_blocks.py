@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gleanseg.networks.blocks import Conv3d, Dropout, InstanceNorm, StandardizedConv3d, adopt, nearest_upsampling
+from gleanseg.networks.blocks import Conv3d, Dropout, InstanceNorm, StandardizedConv3d, adopt
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
@@ -146,15 +146,3 @@ def test_dropout_follows_the_seed_and_the_mode() -> None:
     assert torch.equal(first, drop(x))
     assert not torch.equal(first, drop(x))
     assert drop.eval()(x) is x
-
-
-def test_transposed_convolutions_become_repeated_voxels() -> None:
-    up = nn.Sequential(nn.Sequential(nn.ConvTranspose3d(2, 3, (1, 2, 2), stride=(1, 2, 2), bias=False), nn.ReLU()))
-    x = torch.randn(1, 2, 3, 4, 5)
-    wanted = up(x).shape
-    assert nearest_upsampling(up)(x).shape == wanted
-    assert not any(isinstance(module, nn.ConvTranspose3d) for module in up.modules())
-    assert [tuple(p.shape) for p in up.parameters()] == [(3, 2, 3, 3, 3)]
-    with torch.no_grad():  # a kernel that only looks at its voxel
-        next(up.parameters()).zero_()[:, 0, 1, 1, 1] = 1
-    assert torch.equal(up(x)[0, 0], x[0, 0].relu().repeat_interleave(2, 1).repeat_interleave(2, 2))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from gleanseg.losses.pairs import pair_sums, valid_voxels
+from gleanseg.losses.pairs import joint_sums, pair_sums, valid_voxels
 from gleanseg.types import Mean, Pooled
 
 
@@ -64,6 +64,8 @@ def lost_of_each(sums_KR: Float[Tensor, "3 R"], *, smooth: float = 1e-5, margin:
     size_R = torch.where(reference_R > 0, size_R, 1)
     lost_R: Tensor = 1 - (2 * overlap_R + smooth) / (size_R + smooth + margin)
     return lost_R
+
+
 def mutual_dice(
     one_BRZYX: Float[Tensor, "B R Z Y X"],
     other_BRZYX: Float[Tensor, "B R Z Y X"],
@@ -92,14 +94,12 @@ def mutual_dice(
     Reference: Xie et al., DMD, MICCAI 2023, https://doi.org/10.1007/978-3-031-43898-1_52
     """
 
-    def pointwise(z: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        p = (z / temperature).sigmoid()
-        return p * (target / temperature).sigmoid(), p * p
+    def pointwise(one: Tensor, other: Tensor) -> tuple[Tensor, ...]:
+        p, q = (one / temperature).sigmoid(), (other / temperature).sigmoid()
+        return p * q, p * p + q * q
 
-    # Sums hand a gradient to their first argument alone, so that each side has its own.
-    overlap_BR, one_BR = pair_sums(pointwise, one_BRZYX, other_BRZYX, chosen_BR, valid_BZYX)
-    again_BR, two_BR = pair_sums(pointwise, other_BRZYX, one_BRZYX, chosen_BR, valid_BZYX)
-    overlap_R, size_R = (overlap_BR + (again_BR - again_BR.detach())).sum(0), (one_BR + two_BR).sum(0)
+    overlap_BR, size_BR = joint_sums(pointwise, (one_BRZYX, other_BRZYX), chosen_BR, valid_BZYX)
+    overlap_R, size_R = overlap_BR.sum(0), size_BR.sum(0)
     return Pooled(torch.stack([overlap_R, size_R, size_R.detach()]), partial(mean_lost, smooth=smooth, margin=0.0))
 
 

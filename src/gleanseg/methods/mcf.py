@@ -56,6 +56,7 @@ class MCF(Method):
 
     def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
+        assert build.other is not None, "the engine makes other networks"
         self.a, self.b = build(), build.other(config.other)
         self.config = config
 

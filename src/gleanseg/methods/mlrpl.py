@@ -9,7 +9,7 @@ from pydantic import Field
 from gleanseg.config import Share
 from gleanseg.losses.bce import bce_where, partial_bce
 from gleanseg.losses.dice import pooled_dice
-from gleanseg.networks.blocks import nearest_upsampling
+from gleanseg.parts.branches import Branches
 from gleanseg.parts.class_prototypes import reliability
 from gleanseg.parts.fold import Chunk, carrying, over_rois
 from gleanseg.parts.method import Blueprint, Method
@@ -35,8 +35,7 @@ class MLRPL(Method):
         1. Published without the cross-entropy: ``ce = 0``. Dice alone says nothing of patches that are known not to
            hold an ROI, which is no matter for an atrium.
         2. One sigmoid, and one pair of mean features, per ROI; r is at least 0, which matters to leaky activations.
-        3. Networks that interpolate on the way up (unet3d, dodnet_unet) have two such decoders, which differ by draws.
-        4. The ramp is a share of the run, not 40 times 150 steps.
+        3. The ramp is a share of the run, not 40 times 150 steps.
     """
 
     views = Views(names=("strong",), unlabelled=True)
@@ -55,14 +54,14 @@ class MLRPL(Method):
     def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
         self.net = build()
-        self.decoder, self.head = nearest_upsampling(self.net.new_decoder()), build().head
+        self.branches = Branches(build, 2, kernel=3, ways=("nearest", "transposed"))
         self.config = config
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision of both decoders on known pairs, the surer one's labels."""
-        c, heads, valid = self.config, {"1": self.net.head, "2": self.head}, batch.valid
-        maps = self.net.encoded(batch.x["strong"])
-        f = {"1": self.net.decode(maps)[-1], "2": self.decoder(maps)[-1]}
+        c, (other,), valid = self.config, self.branches, batch.valid
+        maps, heads = self.net.encoded(batch.x["strong"]), {"1": self.net.head, "2": other.head}
+        f = {"1": self.net.decode(maps)[-1], "2": other.decoder(maps)[-1]}
         read = {i: heads[i].features(maps, f[i]) for i in f}
         lam = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp)
 

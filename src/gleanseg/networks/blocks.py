@@ -132,21 +132,6 @@ def adopt(module: nn.Module) -> nn.Module:
     return module
 
 
-def nearest_upsampling(decoder: nn.Module) -> nn.Module:
-    """Let a decoder go up by repeating voxels and a fresh 3x3x3 convolution, instead of transposed convolutions.
-
-    Args:
-        decoder: changed in place; one that interpolates stays as it is.
-    """
-    for name, child in decoder.named_children():
-        if isinstance(child, nn.ConvTranspose3d):
-            wide = Conv3d(child.in_channels, child.out_channels, 3, padding=1, bias=child.bias is not None)
-            setattr(decoder, name, nn.Sequential(nn.Upsample(scale_factor=child.stride, mode="nearest"), wide))
-        else:
-            nearest_upsampling(child)
-    return decoder
-
-
 class Dropout(nn.Module):
     """Drop single elements, as ``nn.Dropout``, at a third of its time on a CPU.
 

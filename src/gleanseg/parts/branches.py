@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gleanseg.errors import UserError
 from gleanseg.networks.head import Head, Rois
 from gleanseg.networks.network import Network
-from gleanseg.networks.upsampling import WAYS, enlarge_by, way_of
+from gleanseg.networks.upsampling import WAYS, Way, enlarge_by, way_of
 
 
 class Branch(nn.Module):
@@ -45,12 +45,15 @@ class Branches(nn.ModuleList):
         build: makes a network like the one whose encoder they share; a branch is its decoder and its head.
         num: decoders, 2 or 3, with the network's own.
         kernel: of convolutions that are put beside interpolation; see ``enlarge_by``.
+        ways: the branches take the first ones that are not the network's own.
 
     Raises:
         UserError: the network's decoder has no module of its own that enlarges maps.
     """
 
-    def __init__(self, build: Callable[[], Network], num: int, *, kernel: Literal[1, 3]) -> None:
+    def __init__(
+        self, build: Callable[[], Network], num: int, *, kernel: Literal[1, 3], ways: Sequence[Way] = WAYS
+    ) -> None:
         fresh = [build() for _ in range(num - 1)]
         own = way_of(fresh[0].decoder)
         if own is None:
@@ -58,7 +61,7 @@ class Branches(nn.ModuleList):
                 f"network {type(fresh[0]).__name__}: expected a decoder with nn.ConvTranspose3d or Upsample modules, "
                 f"which further decoders exchange; found neither; use another network"
             )
-        others = [way for way in WAYS if way != own]
+        others = [way for way in ways if way != own]
         super().__init__(
             Branch(enlarge_by(network.decoder, way, kernel=kernel), network.head)
             for network, way in zip(fresh, others, strict=False)

@@ -27,17 +27,17 @@ class Blueprint:
         ontology: relations between them.
         classifier: makes a classifier of patches, for methods whose ``[network]`` is one.
         roi_aware: makes the frozen ROI-aware network of the recipe's ``[presence]`` table.
-        num_channels: of the image, for adversaries and other networks that a method makes itself.
         other: makes a network of another kind than the recipe's, with the recipe's head and text, for methods that need
             two kinds.
+        num_channels: of the image, for adversaries and other networks that a method makes itself.
     """
 
     network: Callable[[], Network]
     rois: tuple[str, ...]
     ontology: Ontology
-    other: Callable[[Named], Network]
     classifier: Callable[[], Classifier] | None = None
     roi_aware: Callable[[], RoiAware] | None = None
+    other: Callable[[Named], Network] | None = None
     num_channels: int = 1
 
     def __call__(self) -> Network:
