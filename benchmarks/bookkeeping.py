@@ -10,7 +10,6 @@ process: what differs is what grows.
 import argparse
 import json
 import os
-import resource
 import shlex
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from end_to_end import write
+from peak import peak_mib
 
 T = TypeVar("T")
 DRAWN = 1000
@@ -148,10 +148,6 @@ def timed(what: Callable[[], T]) -> tuple[float, T]:
     start = time.perf_counter()
     found = what()
     return round(time.perf_counter() - start, 4), found
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ two cases knows its own half of the ROIs. The pass is prediction: features, then
 import argparse
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -18,14 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peak import peak_mib
+
 RESULT = Path(__file__).parent / "results" / "head_cost.json"
 HEADS = ("fixed", "dynamic")
 COUNTS = (11, 104)
 SIDE, WIDTH, CHUNK = 64, 16, 8
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
 
 
 def measure(head: str, num_rois: int, repeats: int) -> dict[str, Any]:

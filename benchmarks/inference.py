@@ -11,7 +11,6 @@ standard deviation. Weights are random; the last bias makes about one voxel in t
 
 import argparse
 import json
-import resource
 import shlex
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from peak import peak_mib
 
 if TYPE_CHECKING:
     from gleanseg.networks.network import Network
@@ -123,7 +123,7 @@ def side(name: str, volume: Path, rois: int, network: str) -> dict[str, Any]:
         net.head.classifier.bias -= torch.quantile(sample.flatten(2)[0, :, ::50], 0.9, dim=1)  # type: ignore[union-attr]
     masks, seconds = {"gleanseg": by_gleanseg, "monai": by_monai, "nnunet": by_nnunet}[name](net, image, rois)
     np.save(volume.with_name(f"{name}.npy"), masks)
-    return {"seconds": round(seconds, 2), "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+    return {"seconds": round(seconds, 2), "peak_mib": round(peak_mib())}
 
 
 def by_gleanseg(net: "Network", image: Any, rois: int) -> tuple[Any, float]:

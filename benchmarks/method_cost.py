@@ -10,7 +10,6 @@ the defaults; methods whose network is a classifier have no supervised step to c
 
 import argparse
 import json
-import re
 import shlex
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from end_to_end import write
 from lightning_fabric import Fabric
+from peak import peak_mib
 
 from gleanseg.config import Named, Recipe, SamplingConfig, StageConfig
 from gleanseg.engine.loop import Trainer
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(peak_mib(arguments.side, arguments)))
+        print(json.dumps(peak_of(arguments.side, arguments)))
         return
     chosen = list(dict.fromkeys([YARDSTICK, *arguments.methods]))
     times = in_turns(chosen, arguments)
@@ -98,15 +98,12 @@ def in_fresh_process(name: str) -> float:
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def peak_mib(name: str, arguments: argparse.Namespace) -> float:
+def peak_of(name: str, arguments: argparse.Namespace) -> float:
     """Peak resident memory of this process after two steps; the second one has the optimiser's state beside it."""
     batch, engine = made_batch(arguments.patch), trainer(name, arguments)
     for _ in range(2):
         engine.train_step([batch], [], 0.0)
-    # Not getrusage's, which a process inherits from the one that started it.
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found, "Linux tells the peak of a process"
-    return int(found[1]) / 1024
+    return peak_mib()
 
 
 def trainer(name: str, arguments: argparse.Namespace) -> Trainer:

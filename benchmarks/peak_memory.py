@@ -1,6 +1,6 @@
 """Peak memory of predicting 104 ROIs against 2, with the same network on the same volume.
 
-Each side runs in a fresh process, which reports its own peak resident memory (getrusage). Weights are random, so that
+Each side runs in a fresh process, which reports its own peak resident memory. Weights are random, so that
 every ROI is everywhere: the most there can be to hold.
 
     python benchmarks/peak_memory.py --image ../shared/data/ct_example/ct_torso.nii.gz
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -18,15 +17,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from peak import peak_mib
+
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("GLEANSEG_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
 SIDES = (2, 104)
 PATCHES_ZYX = {"vnet": (80, 112, 112), "unet3d": (96, 96, 96), "plain_unet": (96, 96, 96)}
 TARGET = 1.5
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
 
 
 def predict(image: Path, *, num_rois: int, network: str, spacing_mm: float, native_mm: float) -> dict[str, object]:

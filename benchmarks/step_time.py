@@ -1,34 +1,46 @@
-"""Time of a training step: gleanseg's engine against the plain fp32 loop of the same network, patch and batch.
+"""Time of a training step: gleanseg's engine against plain loops and nnU-Net v2's trainer, and against the processor.
 
-    python benchmarks/step_time.py            # V-Net, 112x112x80, batch 2: the Left Atrium setting
+    pip install '.[bench]'                 # for nnU-Net, whose side is left out otherwise
+    python benchmarks/step_time.py         # V-Net, 112x112x80, batch 2: the Left Atrium setting
+    python benchmarks/step_time.py --network unet3d --patch 96 96 96 --name step_time_unet3d
 
-Sides, taken in turn so that a drifting machine hurts all alike, in one process:
+Sides, each in fresh processes that take turns, so that a drifting machine hurts all alike; the same network, patch and
+batch:
     fp32 loop            what public reference code does: forward, loss, backward, optimiser step, nothing else
     fp32, channels last  the same with channels_last_3d
     bf16, channels last  and under bf16 autocast, where the processor multiplies bf16; others emulate it, in minutes
+    nnU-Net              ``nnUNetTrainer.train_step`` with its Dice and cross-entropy, clipping, and optimiser
     engine step          Trainer.train_step on a ready batch: losses that know what is known, clipping, schedules
     whole step           the same with patches read from a store and augmented: what a user waits for
+
+A side's time is the median of its rounds' best steps. The limit is the rate of large matrix products, in bf16 where the
+processor multiplies it, measured in the same turns; the network's share of it counts its forward and backward pass.
 """
 
 import argparse
 import json
 import os
-import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import torch
+from end_to_end import write
 from lightning_fabric import Fabric
-from torch import nn
+from peak import peak_mib
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from gleanseg import __version__, api
+from gleanseg import api
 from gleanseg.config import Recipe
 from gleanseg.data.loader import Loader, collate
 from gleanseg.data.manifest import Manifest
@@ -39,11 +51,13 @@ from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import rows_of, set_up
 from gleanseg.engine.signals import StopRequest
 from gleanseg.networks import build
+from gleanseg.predict.hardware import keep_freed_memory
 from gleanseg.run.deploy import make_method
-from gleanseg.run.environment import processor
 from gleanseg.types import Batch
 
-RESULT = Path(__file__).parent / "results" / "step_time.json"
+STEPS = 4
+"""Of a round, after one that warms up."""
+SIDES = ("fp32 loop", "fp32, channels last", "bf16, channels last", "nnU-Net", "engine step", "whole step")
 
 
 def main() -> None:
@@ -51,28 +65,69 @@ def main() -> None:
     parser.add_argument("--network", default="vnet")
     parser.add_argument("--patch", type=int, nargs=3, default=(112, 112, 80), help="x y z")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--name", default="step_time", help="of the result's file")
+    parser.add_argument("--side", choices=[*SIDES, "limit"], help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side is not None:
+        found = limit() if arguments.side == "limit" else timed(arguments.side, Recipe.load(arguments.data))
+        print(json.dumps(found))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        recipe = made_up_data(
-            Path(folder), network=arguments.network, patch=tuple(arguments.patch), batch=arguments.batch
-        )
-        sides = {
-            "fp32 loop": plain_loop(recipe, bf16=False),
-            "fp32, channels last": plain_loop(recipe, bf16=False, channels_last=True),
-            "engine step": engine_step(recipe, read=False, out=Path(folder) / "step"),
-            "whole step": engine_step(recipe, read=True, out=Path(folder) / "whole"),
-        }
-        if choose("auto", torch.device("cpu")) == "bf16-mixed":
-            sides["bf16, channels last"] = plain_loop(recipe, bf16=True, channels_last=True)
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        for repeat in range(arguments.repeats + 1):  # the first round warms up
-            for name, side in sides.items():
-                start = time.perf_counter()
-                next(side)
-                if repeat:
-                    times[name].append(time.perf_counter() - start)
-    report(arguments, times)
+        made_up_data(Path(folder), network=arguments.network, patch=tuple(arguments.patch), batch=arguments.batch)
+        rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in [*sides(), "limit"]}
+        for _ in range(arguments.repeats):
+            for side, found in rounds.items():
+                found.append(apart(side, Path(folder) / "recipe.toml"))
+        flops = network_flops(Recipe.load(Path(folder) / "recipe.toml"))
+    report(arguments, rounds, flops)
+
+
+def sides() -> list[str]:
+    """Those that this machine can take."""
+    slow = set() if choose("auto", torch.device("cpu")) == "bf16-mixed" else {"bf16, channels last"}
+    absent = set() if find_spec("nnunetv2") else {"nnU-Net"}
+    return [side for side in SIDES if side not in slow | absent]
+
+
+def apart(side: str, recipe: Path) -> dict[str, Any]:
+    """A round of one side, in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--data", str(recipe)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def timed(side: str, recipe: Recipe) -> dict[str, Any]:
+    """Seconds of each step, and the peak memory, of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {
+            "fp32 loop": lambda: plain_loop(recipe, bf16=False),
+            "fp32, channels last": lambda: plain_loop(recipe, bf16=False, channels_last=True),
+            "bf16, channels last": lambda: plain_loop(recipe, bf16=True, channels_last=True),
+            "nnU-Net": lambda: nnunet_loop(recipe),
+            "engine step": lambda: engine_step(recipe, read=False, out=Path(folder) / "run"),
+            "whole step": lambda: engine_step(recipe, read=True, out=Path(folder) / "run"),
+        }[side]()
+        times = []
+        for _ in range(STEPS + 1):
+            start = time.perf_counter()
+            next(steps)
+            times.append(time.perf_counter() - start)
+    return {"steps_s": times[1:], "peak_mib": peak_mib()}
+
+
+def limit() -> dict[str, Any]:
+    """The rate of products of square matrices, in operations per second."""
+    dtype = torch.bfloat16 if choose("auto", torch.device("cpu")) == "bf16-mixed" else torch.float32
+    side, rates = 2048, []
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    for _ in range(20):
+        start = time.perf_counter()
+        _ = a @ b
+        rates.append(2 * side**3 / (time.perf_counter() - start))
+    return {"tflops": max(rates) / 1e12, "type": str(dtype).removeprefix("torch.")}
 
 
 def made_up_data(folder: Path, *, network: str, patch: tuple[int, ...], batch: int, more: str = "") -> Recipe:
@@ -113,7 +168,8 @@ def made_up_data(folder: Path, *, network: str, patch: tuple[int, ...], batch: i
     return recipe
 
 
-def plain_loop(recipe: Recipe, *, bf16: bool, channels_last: bool = False) -> Iterator[None]:
+def network_of(recipe: Recipe, *, outputs: int = 1) -> tuple[nn.Module, Tensor]:
+    """The bare network and a batch of noise."""
     torch.manual_seed(0)
     patch = recipe.sampling.patch
     assert patch != "auto"
@@ -121,11 +177,24 @@ def plain_loop(recipe: Recipe, *, bf16: bool, channels_last: bool = False) -> It
         recipe.network.name,
         recipe.network.options,
         in_channels=1,
-        num_rois=1,
+        num_rois=outputs,
         patch_ZYX=patch[::-1],
         spacing_ZYX_mm=(1.0, 1.0, 1.0),
-    ).train()
-    x = torch.randn(recipe.sampling.batch, 1, *patch[::-1])
+    )
+    return net.train(), torch.randn(recipe.sampling.batch, 1, *patch[::-1])
+
+
+def network_flops(recipe: Recipe) -> int:
+    """Operations of forward and backward pass, a multiplication and an addition being two."""
+    with torch.device("meta"):
+        net, x = network_of(recipe)
+    with FlopCounterMode(display=False) as counter:
+        net(x).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def plain_loop(recipe: Recipe, *, bf16: bool, channels_last: bool = False) -> Iterator[None]:
+    net, x = network_of(recipe)
     if channels_last:
         net, x = net.to(memory_format=torch.channels_last_3d), x.to(memory_format=torch.channels_last_3d)
     y = (torch.rand_like(x) > 0.7).float()
@@ -142,8 +211,27 @@ def plain_loop(recipe: Recipe, *, bf16: bool, channels_last: bool = False) -> It
         yield
 
 
+def nnunet_loop(recipe: Recipe) -> Iterator[None]:
+    """nnU-Net's own step around the same network, which scores background, too, as its soft-max wants."""
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    net, x = network_of(recipe, outputs=2)
+    trainer = nnUNetTrainer.__new__(nnUNetTrainer)  # what reads plans and data sets is left out
+    trainer.device, trainer.network, trainer.grad_scaler = torch.device("cpu"), net, None
+    trainer.optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    trainer.loss = DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)
+    batch = {"data": x, "target": (torch.rand_like(x) > 0.7).float()}
+    while True:
+        trainer.train_step(batch)
+        yield
+
+
 def engine_step(recipe: Recipe, *, read: bool, out: Path) -> Iterator[None]:
     """Steps of the engine, on one ready batch or with patches as training reads them."""
+    keep_freed_memory()  # as ``fit`` does
     trainer, loader = engine(recipe, out=out)
     if read:
         yield from ((None) for _ in trainer.steps(loader, until=10_000))
@@ -190,31 +278,40 @@ def ready(trainer: Trainer, loader: Loader, patches: list[Patch]) -> Batch:
     )
 
 
-def report(arguments: argparse.Namespace, times: dict[str, list[float]]) -> None:
-    rows = {name: {"min_s": min(t), "median_s": statistics.median(t), "max_s": max(t)} for name, t in times.items()}
-    median: Callable[[str], float] = lambda name: rows[name]["median_s"]  # noqa: E731  # reads as a formula below
+def report(arguments: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]], flops: int) -> None:
+    limits = rounds.pop("limit")
+    rows: dict[str, dict[str, float]] = {}
+    for name, found in rounds.items():
+        best = [min(one["steps_s"]) for one in found]
+        every = [t for one in found for t in one["steps_s"]]
+        rows[name] = {
+            "min_s": min(every),
+            "median_s": statistics.median(best),
+            "max_s": max(every),
+            "peak_mib": max(one["peak_mib"] for one in found),
+        }
+    median = {name: row["median_s"] for name, row in rows.items()}
     precision = choose("auto", torch.device("cpu"))
     bare = "bf16, channels last" if precision == "bf16-mixed" else "fp32, channels last"
-    result = {
-        "command": shlex.join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
-        "what": f"{arguments.network}, patch {'x'.join(map(str, arguments.patch))}, batch {arguments.batch}, in turns, "
-        f"{arguments.repeats} repeats",
-        "times": rows,
-        "speedup_of_engine_over_fp32_loop": round(median("fp32 loop") / median("engine step"), 2),
-        "speedup_of_whole_step_over_fp32_loop": round(median("fp32 loop") / median("whole step"), 2),
-        "precision": precision,
-        "overhead_of_engine_over_bare_network": round(median("engine step") / median(bare) - 1, 3),
-        "overhead_of_engine_and_loader_over_bare_network": round(median("whole step") / median(bare) - 1, 3),
-        "versions": {"gleanseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {
+    rate = statistics.median(one["tflops"] for one in limits)
+    write(
+        arguments.name,
+        {
+            "command": shlex.join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
+            "what": f"{arguments.network}, patch {'x'.join(map(str, arguments.patch))}, batch {arguments.batch}, in "
+            f"turns, {arguments.repeats} rounds of {STEPS} steps",
+            "precision": precision,
+            "times": rows,
+            "speedup_of_engine_over": {n: round(t / median["engine step"], 2) for n, t in median.items()},
+            "speedup_of_whole_step_over": {n: round(t / median["whole step"], 2) for n, t in median.items()},
+            "overhead_of_engine_over_bare_network": round(median["engine step"] / median[bare] - 1, 3),
+            "overhead_of_engine_and_loader_over_bare_network": round(median["whole step"] / median[bare] - 1, 3),
+            "limit": {"tflops": rate, "type": limits[0]["type"]},
+            "network_tflop": flops / 1e12,
+            "share_of_limit": {n: round(flops / 1e12 / t / rate, 3) for n, t in median.items()},
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "processor": processor(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
         },
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    )
 
 
 if __name__ == "__main__":
