@@ -118,7 +118,17 @@ class Monitor(NamedTuple):
     count: Float[Tensor, ""]  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a term
 
 
-Term = Mean | Pooled | Monitor
+class Memo(NamedTuple):
+    """What a method wants back after the step, of all ranks together: features for a memory, sums for an average.
+
+    Attributes:
+        rows: without gradient; of the same shape on every rank.
+    """
+
+    rows: Float[Tensor, "N *any"]
+
+
+Term = Mean | Pooled | Monitor | Memo
 
 ProgressBar = Callable[[int, int, str], None]
 """Called with how many items are done, of how many, and the present item."""

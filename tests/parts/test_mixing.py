@@ -6,7 +6,7 @@ from torch import nn
 
 from gleanseg.networks.vnet import VNet
 from gleanseg.parts.mixing import clipped_noise, draw_cutmix, labels_where_known, uniform_noise
-from gleanseg.parts.modes import batch_statistics, quiet_features
+from gleanseg.parts.modes import batch_statistics, quiet_features, untracked
 from support.batches import make_batch
 
 
@@ -109,3 +109,15 @@ def test_batch_statistics_leave_no_trace() -> None:
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm3d))
     (features,) = quiet_features(network, x)
     assert not features.requires_grad
+
+
+def test_further_passes_in_training_leave_running_statistics_alone() -> None:
+    torch.manual_seed(0)
+    network = VNet(VNet.Config(width=2), in_channels=1, num_rois=1).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    x = torch.randn(2, 1, 32, 32, 32)
+    with untracked(network):
+        assert not torch.equal(network(x), network(x)), "drop-out stays on"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network(x)
+    assert not all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

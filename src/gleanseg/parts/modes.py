@@ -15,22 +15,36 @@ from gleanseg.networks.network import Network
 
 
 @contextmanager
-def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no drop-out), but batch norm uses the batch's statistics and leaves the running ones alone.
+def untracked(network: nn.Module) -> Iterator[None]:
+    """Batch norm in training uses the batch's statistics, as ever, but leaves the running ones alone.
 
-    A network in training that also teaches: its running statistics lag behind, and a second pass must not move them.
+    For further passes of a network in training, drop-out included, such as those on images that a method made up.
     """
-    training = network.training
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    network.eval()
     for norm in norms:
-        norm.train()
         norm.track_running_stats = False
     try:
         yield
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no drop-out), but batch norm uses the batch's statistics and leaves the running ones alone.
+
+    A network in training that also teaches: its running statistics lag behind, and a second pass must not move them.
+    """
+    training = network.training
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    try:
+        with untracked(network):
+            yield
+    finally:
         network.train(training)
 
 
