@@ -87,6 +87,10 @@ class Mean(NamedTuple):
         """The same term with ``factor`` times its weight."""
         return self._replace(weight=self.weight * factor)
 
+    def watched(self) -> "Monitor":
+        """The same quantity for the log alone."""
+        return Monitor(self.total.detach(), self.count)
+
 
 class Pooled(NamedTuple):
     """A loss term that is a function of additive statistics of the whole (global) batch.

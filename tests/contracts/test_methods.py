@@ -23,8 +23,9 @@ from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, mak
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = all_methods()
-HARD = {"cps"}
-"""Methods whose pseudo labels are hard: single voxels flip by rounding, from the second step on."""
+HARD = {"cps": 5e-3, "cpcl": 1e-2}
+"""Methods whose pseudo labels are hard, with how far they may part: single voxels flip by rounding, from the second
+step on, and with few of them a prototype turns."""
 LATE = Progress(step=TOTAL - 1, total=TOTAL)
 every_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
 
@@ -209,7 +210,7 @@ def test_golden_first_five_steps(name: str, update_golden: bool) -> None:
 def test_single_precision_starts_on_the_golden_curve(name: str) -> None:
     found = first_steps(name, precision="32-true", num=5)
     assert found[0] == pytest.approx(golden(name)[0], rel=1e-5, abs=1e-6)
-    bound = 5e-3 if name in HARD else 1e-3
+    bound = HARD.get(name, 1e-3)
     for row, wanted in zip(found, golden(name), strict=True):
         assert row == pytest.approx(wanted, rel=bound, abs=1e-5)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gleanseg.losses.consistency import disagreement, mse, mse_where
+from gleanseg.losses.consistency import disagreement, mse, mse_of_logits, mse_where
 
 Z = torch.full((2, 2, 1, 1, 3), math.log(3))  # p = 3/4
 T = torch.zeros(2, 2, 1, 1, 3)  # p = 1/2
@@ -71,3 +71,8 @@ def test_disagreement_is_how_often_draws_differ_and_a_dice_over_two_classes() ->
     logits = torch.logit(torch.stack([p, q])).reshape(2, 1, 1, 1, 1, 40)
     found = disagreement(*logits, torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, 1, 40, dtype=torch.bool))
     assert found.total.item() == pytest.approx(dice.item(), rel=1e-5)
+
+
+def test_logits_differ_by_their_square() -> None:
+    term = mse_of_logits(Z, T, torch.tensor([[True, False], [True, True]]), VALID)
+    assert (term.total.item(), term.count.item()) == (pytest.approx(3 * math.log(3) ** 2), 3)

@@ -39,6 +39,21 @@ def mse(
     return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))
 
 
+def mse_of_logits(
+    student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    teacher_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Mean:
+    r"""Mean over chosen (case, ROI) pairs of the mean over valid voxels of $(z_S - z_T)^2$.
+
+    Arguments and result are those of ``mse``. Two-class soft-max logits $\pm z / 2$ have a quarter of this as the mean
+    over both channels.
+    """
+    (sums_BR,) = pair_sums(_squared_difference, student_logits_BRZYX, teacher_logits_BRZYX, weight_BR > 0, valid_BZYX)
+    return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX))
+
+
 def mse_where(
     student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
     target_BRZYX: Float[Tensor, "B R Z Y X"],
@@ -101,3 +116,7 @@ def _squared_distance_to(student: Tensor, marked: Tensor) -> tuple[Tensor, ...]:
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
     return ((student.sigmoid() - teacher.sigmoid()).square(),)
+
+
+def _squared_difference(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    return ((student - teacher).square(),)
