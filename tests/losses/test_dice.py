@@ -133,3 +133,10 @@ def test_published_whole_crop_and_per_slice() -> None:
     slices_z, slices_y = z.reshape(4, 1, 1, 3, 3), y.reshape(4, 1, 1, 3, 3)
     per_slice = case_dice(slices_z, slices_y, known(4), valid(slices_y), smooth=0.0, margin=1.0)
     assert value(per_slice) == pytest.approx(0.763628841, abs=1e-6)
+
+
+def test_a_float_weight_turns_a_pair_down_but_not_the_others_up() -> None:
+    z = torch.full((2, 1, 1, 1, 2), -50.0)  # nothing is found
+    y = torch.ones(2, 1, 1, 1, 2)
+    term = case_dice(z, y, torch.tensor([[0.5], [0.0]]), torch.ones(2, 1, 1, 2, dtype=torch.bool))
+    assert (term.total.item(), term.count.item()) == (pytest.approx(0.5, abs=1e-5), 1)
