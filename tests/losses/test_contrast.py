@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gleanseg.losses.contrast import pull
+from gleanseg.losses.contrast import centred_contrast, info_nce, pull
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
@@ -45,3 +45,37 @@ def test_features_and_weights_move_and_memories_do_not() -> None:
     assert all(t.grad is not None and t.grad.abs().max() > 0 for t in (f, a, b))
     assert a.grad is not None
     assert a.grad[0, 0, 0] > 0 > a.grad[0, 0, 1], "the voxel that is further away is weighed down"
+
+
+def test_queries_are_compared_with_one_positive_and_the_negatives_found() -> None:
+    q = torch.tensor([[EAST, NORTH]])
+    n = torch.tensor([[NORTH, WEST, EAST]])
+    found = torch.tensor([[True, True, False]])
+    term = info_nce(
+        2 * q, torch.tensor([EAST]), 3 * n, found_KQ=torch.tensor([[True, True]]), found_KN=found, temperature=0.5
+    )
+    east = math.log(math.exp(2) + math.exp(0) + math.exp(-2)) - 2
+    north = math.log(math.exp(0) + math.exp(2) + math.exp(0)) - 0
+    assert (term.total.item(), term.count.item()) == (pytest.approx(east + north), 2)
+    nobody = info_nce(
+        q, torch.tensor([EAST]), n, found_KQ=torch.tensor([[True, True]]), found_KN=~found & found, temperature=0.5
+    )
+    assert (nobody.total.item(), nobody.count.item()) == (0, 0)
+
+
+def test_a_feature_is_drawn_to_its_pair_its_class_and_its_centre() -> None:
+    q = torch.tensor([[EAST], [NORTH]], requires_grad=True)
+    pair = torch.tensor([[NORTH], [NORTH]])
+    queue = torch.tensor([[EAST, [0.0, 0.0]], [WEST, NORTH]])
+    centres = torch.tensor([EAST, WEST])
+    found = torch.tensor([[True], [False]])
+    term = centred_contrast(q, pair, queue, centres, found_KQ=found, temperature=0.5, centre_weight=0.2)
+    # Cosines of the one query: pair 0, queue 1, (empty), -1, 0, centres 1, -1; it should resemble 0, 1 and 0.2 x 1.
+    logits = torch.tensor([0.0, 2.0, -2.0, 0.0, 2.0, -2.0])
+    log_s = logits.log_softmax(0)
+    expected = -(log_s[0] + log_s[1] + 0.2 * log_s[4]) / 2.2
+    assert (term.total.item(), term.count.item()) == (pytest.approx(expected.item(), rel=1e-5), 1)
+    term.total.backward()
+    assert q.grad is not None
+    assert q.grad[0].abs().max() > 0
+    assert not q.grad[1].any()

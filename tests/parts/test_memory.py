@@ -1,6 +1,6 @@
 import torch
 
-from gleanseg.parts.memory import best_rows, keep_best
+from gleanseg.parts.memory import best_rows, keep_best, push
 
 FEATURES = torch.arange(1.0, 7.0).reshape(2, 3, 1)  # two cases of three voxels
 SCORE = torch.tensor([[[0.1, 0.9, 0.5]], [[0.8, 0.2, 0.95]]])
@@ -37,3 +37,10 @@ def test_a_class_without_an_offer_keeps_its_memory() -> None:
     offered[0, 1] = torch.tensor([4.0, 0.3])
     keep_best(memory, offered)
     assert memory[:, :, 0].tolist() == [[7.0, 7.0], [4.0, 0.0]]
+
+
+def test_the_oldest_fall_out_and_empty_rows_lie_behind() -> None:
+    queue = torch.tensor([[3.0, 2.0, 1.0], [5.0, 0.0, 0.0]])[..., None]
+    rows = torch.tensor([[4.0, 0.0], [0.0, 6.0]])[..., None]
+    push(queue, rows)
+    assert queue[..., 0].tolist() == [[4.0, 3.0, 2.0], [6.0, 5.0, 0.0]]

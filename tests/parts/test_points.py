@@ -1,6 +1,6 @@
 import torch
 
-from gleanseg.parts.points import draw_points
+from gleanseg.parts.points import choose, draw_points
 from support.batches import SIDE, make_batch, small_network
 
 
@@ -31,5 +31,25 @@ def test_a_head_scores_them_alone() -> None:
     network, batch = small_network(), make_batch()
     at = draw_points(batch, 50)
     features = network.features(batch.x["weak"])
-    found = network.score(at.of_features(features))[:, :, 0, 0]
-    torch.testing.assert_close(found, at.of(network.score(features)))
+    torch.testing.assert_close(at.score(network, features), at.of(network.score(features)))
+
+
+def test_a_coarser_map_gives_the_voxel_that_each_lies_in() -> None:
+    at = draw_points(make_batch(), 200)
+    fine = torch.rand(4, 2, 4, 8, 2)
+    repeated = fine.repeat_interleave(4, 2).repeat_interleave(2, 3).repeat_interleave(8, 4)
+    assert torch.equal(at.of(fine), at.of(repeated))
+
+
+def test_choices_are_by_weight_and_by_the_rows_own_keys() -> None:
+    key, weight = torch.tensor([3, 4]), torch.zeros(2, 2, 1000)
+    weight[:, 0, :500], weight[1, 0, :500], weight[0, 1, 7] = 1.0, 3.0, 1.0
+    index, found = choose(weight, key, 100, salt=0)
+    assert found.sum(1).tolist() == [100, 1]
+    assert len(set(index[0].tolist())) == 100
+    assert int(index[1, 0]) == 7
+    assert (index[0] % 1000 < 500).all()
+    assert 65 <= (index[0] >= 1000).sum() <= 85, "three of four come from the row that weighs three times as much"
+    turned, _ = choose(weight.flip(0), key.flip(0), 100, salt=0)
+    assert set(((turned[0] + 1000) % 2000).tolist()) == set(index[0].tolist())
+    assert set(choose(weight, key, 100, salt=1)[0][0].tolist()) != set(index[0].tolist())

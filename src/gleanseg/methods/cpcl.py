@@ -15,6 +15,7 @@ from gleanseg.losses.dice import pooled_dice
 from gleanseg.networks.network import Network
 from gleanseg.parts.ema import ema_copy, ema_update, warm_alpha
 from gleanseg.parts.fold import Chunk, carrying, over_rois
+from gleanseg.parts.levels import levels
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.parts.mixing import clipped_noise
 from gleanseg.parts.prototypes import partners, prototypes, resemblance
@@ -102,8 +103,8 @@ class CPCL(Method):
         return over_rois(terms, batch, carrying(batch, progress, unknown=True))
 
     def _seen(self, network: Network, x: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        up = [(maps := network.encoded(x))[-1], *network.decode(maps)]
-        return up[-2 if self.config.level == "decoder" else 0], network.head.features(maps, up[-1])
+        down, up, features = levels(network, x)
+        return [down[-1], *up][-2 if self.config.level == "decoder" else 0], features
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student."""

@@ -15,6 +15,7 @@ from gleanseg.losses.dice import case_dice, mean_lost, pooled_dice
 from gleanseg.losses.evidential import Evidence
 from gleanseg.losses.pairs import pair_sums
 from gleanseg.parts.fold import Chunk, carrying, over_rois
+from gleanseg.parts.levels import levels
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.parts.ramps import sigmoid_ramp
 from gleanseg.types import Batch, Memo, Pooled, Progress, Term, Views
@@ -67,8 +68,8 @@ class QDCNet(Method):
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision of both on known, each other's weighted hard labels on unknown pairs."""
         x, c = batch.x["strong"], self.config
-        last = self.e.decode(maps := self.e.encoded(x))[-1]
-        f_v, f_for, f_against = self.v.features(x), self.e.head.features(maps, last), self.against.features(maps, last)
+        down, up, f_for = levels(self.e, x)
+        f_v, f_against = self.v.features(x), self.against.features(down, up[-1])
         rise = sigmoid_ramp(progress.fraction, length=c.ramp)
         trust = self.quality.clamp_min(0.01) / self.quality.clamp_min(0.01).sum()
 

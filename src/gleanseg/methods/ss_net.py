@@ -15,6 +15,7 @@ from gleanseg.losses.contrast import pull
 from gleanseg.losses.dice import pooled_dice
 from gleanseg.parts.adversary import worst_perturbation
 from gleanseg.parts.fold import Chunk, carrying, over_rois
+from gleanseg.parts.levels import levels
 from gleanseg.parts.memory import best_rows, keep_best
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.parts.modes import untracked
@@ -75,8 +76,7 @@ class SSNet(Method):
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision on known pairs; smoothness and contrast on all."""
         x, c = batch.x["strong"], self.config
-        last = self.net.decode(maps := self.net.encoded(x))[-1]
-        features = self.net.head.features(maps, last)
+        _, (*_, last), features = levels(self.net, x)
         lam = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp)
         rois = carrying(batch, progress, unknown=True)
 
@@ -98,7 +98,7 @@ class SSNet(Method):
 
     def _contrast(self, batch: Batch, features: tuple[Tensor, ...], last: Tensor, beta: float) -> dict[str, Term]:
         c, at, known = self.config, draw_points(batch, self.config.voxels), batch.known[..., None]
-        drawn = self.net.score(at.of_features(features)).detach()[:, :, 0, 0] > 0
+        drawn = at.score(self.net, features).detach() > 0
         inside = torch.where(known, at.y, drawn)
         classes = torch.cat([inside, ~inside & (not c.released)], 1) & at.valid[:, None]
         learnt, right = torch.cat([known, known], 1), torch.cat([drawn == inside] * 2, 1)

@@ -47,3 +47,17 @@ def keep_best(memory_KND: Float[Tensor, "K N D"], offered_nKD: Float[Tensor, "n 
     rows_KND = offered_nKD[order_NK, torch.arange(offered_nKD.shape[1], device=offered_nKD.device)].transpose(0, 1)
     found_K = score_nK.gt(0).any(0)
     memory_KND.copy_(torch.where(found_K[:, None, None], rows_KND[..., :-1].to(memory_KND.dtype), memory_KND))
+
+
+@torch.no_grad()
+def push(queue_KND: Float[Tensor, "K N D"], rows_nKD: Float[Tensor, "n K D"]) -> None:
+    """Put rows in front of each class's queue, whose oldest ones fall out.
+
+    Args:
+        queue_KND: changed in place, newest first; rows of zeros are empty and lie behind.
+        rows_nKD: new ones; rows of zeros are none.
+    """
+    joined_KnD = torch.cat([rows_nKD.transpose(0, 1).to(queue_KND.dtype), queue_KND], dim=1)
+    empty_Kn = ~joined_KnD.any(2)
+    order_KN = empty_Kn.long().argsort(dim=1, stable=True)[:, : queue_KND.shape[1]]
+    queue_KND.copy_(joined_KnD.gather(1, order_KN[..., None].expand(-1, -1, queue_KND.shape[2])))
