@@ -99,6 +99,10 @@ class Mean(NamedTuple):
         """The same term with ``factor`` times its weight."""
         return self._replace(weight=self.weight * factor)
 
+    def watched(self) -> "Monitor":
+        """The same quantity for the log alone."""
+        return Monitor(self.total.detach(), self.count)
+
 
 class Pooled(NamedTuple):
     """A loss term that is a function of additive statistics of the whole (global) batch.
@@ -130,7 +134,17 @@ class Monitor(NamedTuple):
     count: Float[Tensor, ""]  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a term
 
 
-Term = Mean | Pooled | Monitor
+class Memo(NamedTuple):
+    """What a method wants back after the step, of all ranks together: features for a memory, sums for an average.
+
+    Attributes:
+        rows: without gradient; of the same shape on every rank.
+    """
+
+    rows: Float[Tensor, "N *any"]
+
+
+Term = Mean | Pooled | Monitor | Memo
 
 ProgressBar = Callable[[int, int, str], None]
 """Called with how many items are done, of how many, and the present item."""

@@ -13,19 +13,22 @@ from safetensors.torch import load_file
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.terms import combine
 from gleanseg.networks.classifier import Classifier
+from gleanseg.networks.heads.fixed import FixedHead
 from gleanseg.parts.method import Method
 from gleanseg.resolve import names, resolve
 from gleanseg.run.checkpoint import load, save
-from gleanseg.types import Batch, Monitor, Progress
+from gleanseg.types import Batch, Memo, Monitor, Progress
 from support.batches import make_batch
 from support.probes import PROBES
 from support.ranks import TOTAL, all_methods, launch_two_ranks, make_method, make_trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = all_methods()
-BOUNDS = {"ac_mt": 5e-3, "bcp": 5e-3, "cps": 5e-3, "dtc": 0.1, "mlrpl": 5e-3}
-"""How far single precision may go in five steps where pseudo labels are hard, or a step so steep (DTC's) that voxels
-flip by rounding."""
+BOUNDS = {"ac_mt": 5e-3, "bcp": 5e-3, "cpcl": 1e-2, "cps": 5e-3, "dtc": 0.1, "mlrpl": 5e-3}
+"""How far single precision may go in five steps where pseudo labels are hard, so that single voxels flip by rounding,
+and with few of them a prototype turns; DTC's step is so steep that they do, too."""
+FINDING = {"QDCNet"}
+"""Methods of which a term is 0 until something is found; fresh heads find nothing."""
 LATE = Progress(step=TOTAL - 1, total=TOTAL)
 every_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
 
@@ -46,9 +49,12 @@ def perturbed(cls: type[Method]) -> Method:
     method = make_method(cls).train()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in method.parameters():
-            if not parameter.requires_grad:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        memories = [buffer for buffer in method.buffers() if buffer.is_floating_point()]
+        for value in [*(p for p in method.parameters() if not p.requires_grad), *memories]:
+            value += 0.05 * torch.randn(value.shape, generator=generator)
+        for head in (module for module in method.modules() if isinstance(module, FixedHead)):
+            if cls.__name__ in FINDING and head.classifier.bias is not None:
+                head.classifier.bias.zero_()
     return method
 
 
@@ -62,8 +68,8 @@ def test_every_term_is_finite_and_has_a_gradient(cls: type[Method], precision: s
             terms = method(make_batch(), LATE, player)
         assert terms, f"{player} has no term"
         for name, term in terms.items():
-            if isinstance(term, Monitor):
-                assert not term.total.requires_grad, f"{name} is only watched"
+            if isinstance(term, Monitor | Memo):
+                assert not any(part.requires_grad for part in term), f"{name} is only watched"
                 continue
             loss, values = combine({name: term}, world=1, all_reduce=lambda t: t)
             assert torch.isfinite(values[name]), name
@@ -167,8 +173,10 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         for seed in range(2):
             trainer.train_step([make_batch(seed=seed)], [], 0.0)
         found = load_file(tmp_path / f"{cls.__name__}.safetensors")
+        weights = dict(trainer.method.named_parameters())
         for name, expected in trainer.method.state_dict().items():
-            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6, msg=f"{cls.__name__} {name}")
+            atol = 1e-6 if name in weights else 1e-5  # memories hold activations, which round more coarsely
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=atol, msg=f"{cls.__name__} {name}")
         compared += 1
     assert compared >= 4
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from gleanseg.engine.terms import combine
-from gleanseg.types import Mean, Pooled
+from gleanseg.engine.terms import combine, gather
+from gleanseg.types import Mean, Memo, Pooled
 
 
 def mean(total: float, count: float) -> Mean:
@@ -34,3 +34,13 @@ def test_pooled_takes_the_global_value_and_the_local_gradient() -> None:
     assert float(values["d"]) == pytest.approx(1 - 2 * 3 / 10)
     loss.backward()
     assert (sums.grad / 2).tolist() == pytest.approx([-2 / 10, 2 * 3 / 100])
+
+
+def test_memos_of_all_ranks_lie_one_below_the_other() -> None:
+    mine = Memo(torch.tensor([[1.0, 2.0]]))
+    other = torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]])  # what rank 0 adds
+    found = gather({"m": mine, "a": mean(1.0, 1.0)}, rank=1, world=2, all_reduce=lambda t: t + other)
+    assert {name: rows.tolist() for name, rows in found.items()} == {"m": [[3.0, 4.0], [1.0, 2.0]]}
+    assert gather({"m": mine}, rank=0, world=1, all_reduce=lambda t: 0 * t)["m"] is mine.rows
+    loss, values = combine({"m": mine, "a": mean(1.0, 1.0)}, world=1, all_reduce=lambda t: t)
+    assert (loss.item(), list(values)) == (1.0, ["a"])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gleanseg.losses.consistency import mse, mse_where
+from gleanseg.losses.consistency import disagreement, mse, mse_of_logits, mse_where
 
 Z = torch.full((2, 2, 1, 1, 3), math.log(3))  # p = 3/4
 T = torch.zeros(2, 2, 1, 1, 3)  # p = 1/2
@@ -59,3 +59,20 @@ def test_unsure_voxels_move_nothing() -> None:
     assert student.grad is not None
     assert student.grad[..., 0].abs().min() > 0
     assert student.grad[..., 1:].abs().max() == 0
+
+
+def test_disagreement_is_how_often_draws_differ_and_a_dice_over_two_classes() -> None:
+    term = disagreement(Z, Z.flip(0) - math.log(9), torch.tensor([[True, False], [True, True]]), VALID)
+    assert term.count.item() == 3
+    assert (term.total / term.count).item() == pytest.approx(0.75 * 0.75 + 0.25 * 0.25)  # q = 1/4
+    p, q = torch.rand(2, 40, generator=torch.Generator().manual_seed(0))
+    two_p, two_q = torch.stack([p, 1 - p]), torch.stack([q, 1 - q])
+    dice = 1 - 2 * (two_p * two_q).sum() / (two_p.sum() + two_q.sum())
+    logits = torch.logit(torch.stack([p, q])).reshape(2, 1, 1, 1, 1, 40)
+    found = disagreement(*logits, torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, 1, 40, dtype=torch.bool))
+    assert found.total.item() == pytest.approx(dice.item(), rel=1e-5)
+
+
+def test_logits_differ_by_their_square() -> None:
+    term = mse_of_logits(Z, T, torch.tensor([[True, False], [True, True]]), VALID)
+    assert (term.total.item(), term.count.item()) == (pytest.approx(3 * math.log(3) ** 2), 3)

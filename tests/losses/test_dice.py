@@ -169,3 +169,10 @@ def test_mutual_dice_of_chosen_pairs_alone() -> None:
         assert z.grad[0, 0].abs().min() > 0
         assert z.grad.count_nonzero() == 3
     assert value(mutual_dice(*PAIR, torch.zeros_like(chosen), valid(one))) == 0
+
+
+def test_a_float_weight_turns_a_pair_down_but_not_the_others_up() -> None:
+    z = torch.full((2, 1, 1, 1, 2), -50.0)  # nothing is found
+    y = torch.ones(2, 1, 1, 1, 2)
+    term = case_dice(z, y, torch.tensor([[0.5], [0.0]]), torch.ones(2, 1, 1, 2, dtype=torch.bool))
+    assert (term.total.item(), term.count.item()) == (pytest.approx(0.5, abs=1e-5), 1)

@@ -6,7 +6,7 @@ from torch import nn
 
 from gleanseg.networks.vnet import VNet
 from gleanseg.parts.mixing import clipped_noise, draw_copy_paste, draw_cutmix, labels_where_known, uniform_noise
-from gleanseg.parts.modes import batch_statistics, quiet_features
+from gleanseg.parts.modes import batch_statistics, quiet_features, untracked
 from support.batches import make_batch
 
 
@@ -153,3 +153,15 @@ def test_batch_statistics_may_leave_drop_out_on() -> None:
     (first,), (second,) = (quiet_features(network, torch.ones(2, 1, 32, 32, 32), dropout=True) for _ in range(2))
     assert not torch.equal(first, second)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_further_passes_in_training_leave_running_statistics_alone() -> None:
+    torch.manual_seed(0)
+    network = VNet(VNet.Config(width=2), in_channels=1, num_rois=1).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    x = torch.randn(2, 1, 32, 32, 32)
+    with untracked(network):
+        assert not torch.equal(network(x), network(x)), "drop-out stays on"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network(x)
+    assert not all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gleanseg.parts.ramps import cosine_ramp, linear_ramp, sigmoid_ramp
+from gleanseg.parts.ramps import cosine_ramp, cosine_wave, linear_ramp, sigmoid_ramp
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,8 @@ def test_shares_of_a_run() -> None:
 def test_no_length_means_full_weight(ramp: object) -> None:
     assert callable(ramp)
     assert ramp(0.0, 0.0) == 1.0
+
+
+def test_a_wave_falls_and_rises() -> None:
+    found = [cosine_wave(t, 0.2) for t in (0.0, 0.05, 0.1, 0.2, 0.3)]
+    assert found == pytest.approx([1, 0.5, 0, 1, 0], abs=1e-12)

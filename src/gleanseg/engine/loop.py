@@ -20,7 +20,7 @@ from gleanseg.data.sampler import Patch
 from gleanseg.engine.compile import Note, compile_networks
 from gleanseg.engine.diagnose import diagnose
 from gleanseg.engine.optim import lr_at, make_optimizer
-from gleanseg.engine.terms import combine, observe
+from gleanseg.engine.terms import combine, gather, observe
 from gleanseg.errors import UserError
 from gleanseg.parts.method import Method
 from gleanseg.predict.hardware import channels_last
@@ -82,23 +82,29 @@ class Trainer:
     def train_step(self, batches: list[Batch], patches: list[Patch], waited: float) -> Step:
         """One optimiser step of every player whose turn it is."""
         progress = Progress(self.done, self.stage.steps)
+        rank, world = self.fabric.global_rank, self.fabric.world_size
         lrs = {player: lr_at(self.done, self.stage.steps, config) for player, config in self.configs.items()}
         # Dropout restarts from the step's own seed, so that no generator state needs saving.
-        torch.manual_seed(mix_seeds(self.recipe.seed, self.index, self.done, self.fabric.global_rank))
+        torch.manual_seed(mix_seeds(self.recipe.seed, self.index, self.done, rank))
         losses: list[Tensor] = []
         values: dict[str, Tensor] = {}
         monitors: dict[str, Tensor] = {}
+        memos: dict[str, list[Tensor]] = {}
         for player in self.method.turns(progress):
             self._zero_grad()
             for i, batch in enumerate(batches):
                 with self._sync_on(last=i == len(batches) - 1):
                     terms = self.module(batch, progress, player)
-                    loss, term_values = combine(terms, world=self.fabric.world_size, all_reduce=self._all_reduce)
+                    loss, term_values = combine(terms, world=world, all_reduce=self._all_reduce)
                     self.fabric.backward(loss / len(batches))
-                losses.append(loss.detach() / len(batches) / self.fabric.world_size)
+                losses.append(loss.detach() / len(batches) / world)
                 _add(values, {name: value / len(batches) for name, value in term_values.items()})
-                _add(monitors, observe(terms, world=self.fabric.world_size, all_reduce=self._all_reduce))
+                _add(monitors, observe(terms, world=world, all_reduce=self._all_reduce))
+                for name, rows in gather(terms, rank=rank, world=world, all_reduce=self._all_reduce).items():
+                    memos.setdefault(name, []).append(rows)
             self._optimizer_step(player, lrs[player])
+        if memos:
+            self.method.remember({name: torch.cat(rows) for name, rows in memos.items()})
         self.method.after_step(progress)
         self.done += 1
         total = torch.stack(losses).sum()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gleanseg.types import Mean, Monitor, Pooled, Term
+from gleanseg.types import Mean, Memo, Monitor, Pooled, Term
 
 AllReduce = Callable[[Tensor], Tensor]
 """Sum of a tensor over all ranks."""
@@ -23,7 +23,7 @@ def combine(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> 
         world: number of ranks.
         all_reduce: sums over ranks; the identity when there is one.
     """
-    losing = {name: term for name, term in terms.items() if not isinstance(term, Monitor)}
+    losing = {name: term for name, term in terms.items() if isinstance(term, Mean | Pooled)}
     reduced = _reduce(losing, world=world, all_reduce=all_reduce)
     losses, values = [], {}
     for (name, term), global_part in zip(losing.items(), reduced, strict=True):
@@ -46,7 +46,20 @@ def observe(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> 
     return dict(zip(watched, _reduce(watched, world=world, all_reduce=all_reduce), strict=True))
 
 
-def _reduce(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> list[Tensor]:
+def gather(terms: Mapping[str, Term], *, rank: int, world: int, all_reduce: AllReduce) -> dict[str, Tensor]:
+    """The memos among the terms: rows of all ranks, one below the other."""
+    memos = {name: term.rows for name, term in terms.items() if isinstance(term, Memo)}
+    if world == 1:
+        return memos
+    found = {}
+    for name, rows in memos.items():
+        of_ranks = rows.new_zeros(world, *rows.shape)
+        of_ranks[rank] = rows
+        found[name] = all_reduce(of_ranks).flatten(0, 1)
+    return found
+
+
+def _reduce(terms: Mapping[str, Mean | Pooled | Monitor], *, world: int, all_reduce: AllReduce) -> list[Tensor]:
     """Global statistics of each term; one collective for all terms together."""
     local = [_statistics(term) for term in terms.values()]
     if world == 1 or not local:
@@ -55,7 +68,7 @@ def _reduce(terms: Mapping[str, Term], *, world: int, all_reduce: AllReduce) -> 
     return list(torch.split(joined, [len(part) for part in local]))
 
 
-def _statistics(term: Term) -> Tensor:
+def _statistics(term: Mean | Pooled | Monitor) -> Tensor:
     if isinstance(term, Pooled):
         return term.sums.detach().float().reshape(-1)
     return torch.stack([term.total.detach().float(), term.count.detach().float()])

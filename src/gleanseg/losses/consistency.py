@@ -39,6 +39,21 @@ def mse(
     return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))
 
 
+def mse_of_logits(
+    student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    teacher_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Mean:
+    r"""Mean over chosen (case, ROI) pairs of the mean over valid voxels of $(z_S - z_T)^2$.
+
+    Arguments and result are those of ``mse``. Two-class soft-max logits $\pm z / 2$ have a quarter of this as the mean
+    over both channels.
+    """
+    (sums_BR,) = pair_sums(_squared_difference, student_logits_BRZYX, teacher_logits_BRZYX, weight_BR > 0, valid_BZYX)
+    return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX))
+
+
 def mse_where(
     student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
     target_BRZYX: Float[Tensor, "B R Z Y X"],
@@ -65,6 +80,35 @@ def mse_where(
     return Mean(sums_KBR[0].sum(), sums_KBR[1].detach().sum())
 
 
+def disagreement(
+    student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    teacher_logits_BRZYX: Float[Tensor, "B R Z Y X"],
+    weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
+    valid_BZYX: Bool[Tensor, "B Z Y X"],
+) -> Mean:
+    r"""Mean over chosen (case, ROI) pairs of the mean over valid voxels of $p (1 - q) + (1 - p) q$.
+
+    How often two labels differ that are drawn from p and from q; linear in p, it pulls towards the harder q. It is the
+    linear Dice loss of a two-class soft-max whose sums run over both classes, as $\sum p + \sum (1 - p)$ is the number
+    of voxels whatever p is.
+
+    Args:
+        student_logits_BRZYX: raw scores whose sigmoid is p, with gradient.
+        teacher_logits_BRZYX: raw scores whose sigmoid is q; get no gradient.
+        weight_BR: which pairs take part; as floats, how strongly each does (0: not at all).
+        valid_BZYX: False in padding.
+
+    Returns:
+        Weighted sum over pairs and their count; with no pair the term adds 0.
+    """
+    (sums_BR,) = pair_sums(_differing, student_logits_BRZYX, teacher_logits_BRZYX, weight_BR > 0, valid_BZYX)
+    return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX))
+
+
+def _differing(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    return (student.sigmoid() * (-teacher).sigmoid() + (-student).sigmoid() * teacher.sigmoid(),)
+
+
 def _squared_distance_to(student: Tensor, marked: Tensor) -> tuple[Tensor, ...]:
     sure = (marked >= 0).to(student.dtype)
     return (student.sigmoid() - marked).square() * sure, sure
@@ -72,3 +116,7 @@ def _squared_distance_to(student: Tensor, marked: Tensor) -> tuple[Tensor, ...]:
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
     return ((student.sigmoid() - teacher.sigmoid()).square(),)
+
+
+def _squared_difference(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    return ((student - teacher).square(),)

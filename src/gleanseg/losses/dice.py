@@ -106,7 +106,7 @@ def mutual_dice(
 def case_dice(
     logits_BRZYX: Float[Tensor, "B R Z Y X"],
     y_BRZYX: Shaped[Tensor, "B R Z Y X"],
-    known_BR: Bool[Tensor, "B R"],
+    weight_BR: Bool[Tensor, "B R"] | Float[Tensor, "B R"],
     valid_BZYX: Bool[Tensor, "B Z Y X"],
     *,
     smooth: float = 1e-5,
@@ -121,21 +121,23 @@ def case_dice(
     Args:
         logits_BRZYX: raw scores; each ROI is its own sigmoid, so ROIs may nest or overlap.
         y_BRZYX: masks, bool or 0 to 1 in any type; not read where the pair is unknown or the voxel invalid.
-        known_BR: whether case b is annotated for ROI r or known not to contain it.
+        weight_BR: which pairs have a target, usually ``known``; as floats, how strongly each takes part.
         valid_BZYX: False in padding and where nobody judged.
         smooth: s; s + m must be greater than 0.
         margin: m; with ``smooth=0, margin=1`` the form of DoDNet.
         squared: $\sum p^2 + \sum y^2$ in the denominator.
 
     Returns:
-        Sum over pairs and their number. A case without a valid voxel has no pairs; with no pair the term adds 0.
+        Weighted sum over pairs and their count. A case without a valid voxel has no pairs; with none the term adds 0.
 
     Reference: Milletari et al., V-Net, 3DV 2016, https://arxiv.org/abs/1606.04797
     """
-    overlap_BR, size_BR, _ = pair_sums(_squared if squared else _linear, logits_BRZYX, y_BRZYX, known_BR, valid_BZYX)
-    counted_BR = known_BR & (valid_voxels(valid_BZYX) > 0)[:, None]
+    overlap_BR, size_BR, _ = pair_sums(
+        _squared if squared else _linear, logits_BRZYX, y_BRZYX, weight_BR > 0, valid_BZYX
+    )
+    counted_BR = (valid_voxels(valid_BZYX) > 0)[:, None] & (weight_BR > 0)
     lost_BR = 1 - (2 * overlap_BR + smooth) / (size_BR + smooth + margin)
-    return Mean(torch.where(counted_BR, lost_BR, 0).sum(), counted_BR.sum().float())
+    return Mean(torch.where(counted_BR, lost_BR * weight_BR, 0).sum(), counted_BR.sum().float())
 
 
 def _linear(z: Tensor, y: Tensor) -> tuple[Tensor, ...]:

@@ -79,7 +79,10 @@ class Method(nn.Module, ABC):
     deploys: ClassVar[Mapping[str, tuple[str, ...]]]
     """Name -> sub-modules that a predictor loads and averages; the first name is the default."""
     batchwise: ClassVar[bool] = False
-    """Whether a row's loss depends on the other rows of its rank (memories, queues, batch norm in a new head)."""
+    """Whether a row's loss depends on the other rows of its rank (pairs of rows, batch norm in a new head).
+
+    A memory need not: see ``Memo`` and ``remember``.
+    """
     networks: ClassVar[str] = "networks"
     """Room that the name in ``[network]`` is looked up in."""
     Config: ClassVar[type[Any]] = NoOptions
@@ -109,6 +112,14 @@ class Method(nn.Module, ABC):
     def optimizer_of(self, player: str, recipe: OptimizerConfig) -> OptimizerConfig:
         """Settings of a player's optimiser: the recipe's, unless a player needs its own."""
         return recipe
+
+    def remember(self, memos: Mapping[str, Tensor]) -> None:
+        """Called before ``after_step`` of a step that left memos, so that memories are alike on all ranks.
+
+        Args:
+            memos: rows of each ``Memo``, of all ranks and micro-batches one below the other. Their order depends on how
+                cases are spread over ranks: add them up, or sort them.
+        """
 
     def after_step(self, progress: Progress) -> None:
         """Called once after the optimisers have stepped: averages of weights and the like.

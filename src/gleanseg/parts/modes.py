@@ -15,6 +15,22 @@ from gleanseg.networks.network import Network
 
 
 @contextmanager
+def untracked(network: nn.Module) -> Iterator[None]:
+    """Batch norm in training uses the batch's statistics, as ever, but leaves the running ones alone.
+
+    For further passes of a network in training, drop-out included, such as those on images that a method made up.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
 def batch_statistics(network: nn.Module, *, dropout: bool = False) -> Iterator[None]:
     """Evaluation mode (no drop-out), but batch norm uses the batch's statistics and leaves the running ones alone.
 
@@ -25,16 +41,14 @@ def batch_statistics(network: nn.Module, *, dropout: bool = False) -> Iterator[N
         dropout: leave drop-out on, for passes that measure doubt.
     """
     training = network.training
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     network.train(dropout)
-    for norm in norms:
-        norm.train()
-        norm.track_running_stats = False
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
     try:
-        yield
+        with untracked(network):
+            yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
         network.train(training)
 
 

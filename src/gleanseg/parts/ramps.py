@@ -27,5 +27,10 @@ def cosine_ramp(current: Number, length: Number = 1.0) -> float:
     return 0.5 * (1.0 - math.cos(math.pi * _share(current, length)))
 
 
+def cosine_wave(current: Number, length: Number = 1.0) -> float:
+    r"""$(1 + \cos 2 \pi t) / 2$ with $t = current / length$: from 1 to 0 and back in every ``length``."""
+    return 0.5 * (1.0 + math.cos(2.0 * math.pi * current / length))
+
+
 def _share(current: Number, length: Number) -> float:
     return 1.0 if length <= 0 else min(max(current / length, 0.0), 1.0)
