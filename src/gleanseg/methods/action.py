@@ -98,9 +98,9 @@ class Action(Method):
 
         found, at = over_rois(terms, batch, carrying(batch, progress, unknown=True)), draw_points(mixed, c.voxels)
         z, z_T = at.score(self.student, features).detach(), mix.score(self.teacher, features_T, at)
-        known, valid = mixed.known[..., None], at.valid[:, None]
+        known = mixed.known[..., None]
         p, p_T = of_classes(z.sigmoid()), of_classes(torch.where(known, at.y, z_T.sigmoid()))
-        member = (p_T > 0.5) & valid
+        member = (p_T > 0.5) & at.valid[:, None]
         asking = member & (p_T >= c.weak) & (p < c.sure)
         labelled = member & mix.whole_B[:, None, None] & torch.cat([known, known.all(1, keepdim=True)], 1)
         tau = c.low + (c.high - c.low) * cosine_wave(progress.fraction, 1 / c.waves)
@@ -116,6 +116,5 @@ class Action(Method):
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher and its projection."""
-        alpha = warm_alpha(progress.step, self.config.alpha)
-        ema_update(self.teacher, self.student, alpha)
-        ema_update(self.anatomy.project_teacher, self.anatomy.project, alpha)
+        for of_teacher, own in ((self.teacher, self.student), (self.anatomy.project_teacher, self.anatomy.project)):
+            ema_update(of_teacher, own, warm_alpha(progress.step, self.config.alpha))
