@@ -29,6 +29,7 @@ from gleanseg.data.volume import Volume
 from gleanseg.errors import UserError
 from gleanseg.evaluate.predictions import LABELS_FILE
 from gleanseg.predict.predictor import Prediction, Predictor
+from gleanseg.strict import read_json
 from gleanseg.types import ProgressBar
 
 ORIGIN_FILE = "prediction.json"
@@ -279,7 +280,7 @@ def _origin(predictor: Predictor) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

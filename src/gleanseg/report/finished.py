@@ -17,6 +17,7 @@ from gleanseg.evaluate.scores import VOLUMES
 from gleanseg.methods import method_class
 from gleanseg.report.papers import PaperRow, PaperTable
 from gleanseg.run.folder import Run, read_lines
+from gleanseg.strict import read_json
 
 ORIGIN_FILE = "prediction.json"
 BEST = "best.safetensors"
@@ -217,7 +218,7 @@ def _inference(origin: dict[str, Any]) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a row needs it to show where its numbers come from") from None
     except ValueError as error:
