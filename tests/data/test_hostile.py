@@ -277,15 +277,9 @@ def test_a_store_with_pickled_arrays_runs_no_code(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     array = np.array([Evil(trace)], dtype=object)
     np.savez(tmp_path / "index.npz", ids=array, allow_pickle=True)
+    treated = {"intensity": ({"kind": "none"},), "resample": "linear", "crop": "none"}
     channels = ({"name": "ct", "modality": "CT"},)
-    plan = Plan(
-        spacing_ZYX_mm=(1, 1, 1),
-        rois=("liver",),
-        channels=channels,
-        intensity=intensity,
-        resample="linear",
-        crop="none",
-    )
+    plan = Plan(spacing_ZYX_mm=(1, 1, 1), rois=("liver",), channels=channels, **treated)
     store = Store(tmp_path, plan=plan, manifest_digest="")
     with pytest.raises(UserError, match=r"index\.npz: missing or broken .*run 'gleanseg prepare' again"):
         _ = store.ids

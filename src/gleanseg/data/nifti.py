@@ -19,8 +19,10 @@ from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.volume import Grid, Volume, checked_affine, native, squeezed
 from gleanseg.errors import UserError
 
-_BROKEN = (OSError, EOFError, KeyError, ValueError, OverflowError, zlib.error, igzip_lib.IsalError,
-           nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)  # fmt: skip
+_BROKEN: tuple[type[Exception], ...] = (
+    OSError, EOFError, KeyError, ValueError, OverflowError, zlib.error, igzip_lib.IsalError,
+    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
+)  # fmt: skip
 _PIECE = 1 << 24
 _MOST_EXPANSION = 1032
 """Bytes that one byte of deflate can stand for, at most."""

@@ -1,5 +1,6 @@
 """A whole run: stages, checkpoints, validation, logs, and stopping on request."""
 
+import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader
 from gleanseg.data.sampler import Sampler
 from gleanseg.data.selection import overlaps
+from gleanseg.engine.forecast import forecast
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
 from gleanseg.engine.precision import choose
@@ -26,19 +28,17 @@ from gleanseg.engine.signals import Interrupted, StopRequest, requeue
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError
+from gleanseg.predict.memory import gib, room_on
 from gleanseg.run.checkpoint import Damaged, save
 from gleanseg.run.codes import is_dynamic, write_codes
 from gleanseg.run.deploy import make_method
 from gleanseg.run.environment import environment
-from gleanseg.run.folder import Part, Run
+from gleanseg.run.folder import KEEP, Part, Run
 from gleanseg.run.log import RunLog, Step
 from gleanseg.run.roi_aware import adopt_roi_aware
 from gleanseg.run.texts import write_texts
 
 Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
-_KEEP = 2
-"""Checkpoints kept of the stage that is running; of a finished stage its last."""
-
 
 _OWN_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
@@ -82,6 +82,7 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
     fabric.launch()
     with StopRequest() as stop:
         session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
+        session.foresee()
         for index, stage in enumerate(setup.recipe.stages):
             session.train(stage, index)
     return session.finish()
@@ -115,7 +116,8 @@ class Session:
         self.best = float("-inf")
         self.elapsed_s = 0.0
         self._started = self._saved = time.perf_counter()
-        if fabric.is_global_zero and not (resume and (out / "run.json").exists()):
+        self.is_new = not (resume and (out / "run.json").exists())
+        if fabric.is_global_zero and self.is_new:
             _create(setup, out)
         fabric.barrier()
         self.run = Run.open(out)
@@ -124,6 +126,45 @@ class Session:
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
             self._note(text)
+
+    def foresee(self) -> None:
+        """Say what each stage will take.
+
+        Raises:
+            UserError: more than the machine has; a run folder that was made just now is removed.
+        """
+        refusal = None
+        if self.fabric.is_global_zero:
+            try:
+                for index, stage in enumerate(self.setup.recipe.stages):
+                    if not self.run.checkpoint_path(stage.name, stage.steps).exists():
+                        self._foresee(stage, index)
+            except UserError as error:
+                refusal = str(error)
+        if self.fabric.world_size > 1:
+            refusal = self.fabric.broadcast(refusal)
+        if refusal is not None:
+            if self.fabric.is_global_zero and self.is_new:
+                shutil.rmtree(self.run.path)
+            raise UserError(refusal)
+
+    def _foresee(self, stage: StageConfig, index: int) -> None:
+        what, device = f"{self.run.path}, stage {stage.name!r}", self.fabric.device
+        try:
+            found = forecast(self.setup, self.run, stage, self._sampler(index), self.fabric, self.judge)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise UserError(
+                f"{what}: one patch at a time takes more memory than {device} has ({error}); make sampling.patch or "
+                "the network's width smaller"
+            ) from None
+        self._note(found.told(stage.name))
+        found.need.refuse(device, what=what, advice=found.advice(room_on(device)))
+        free = shutil.disk_usage(self.run.path).free
+        if found.disk > free:
+            raise UserError(
+                f"{what}: needs about {gib(found.disk)} of disk, {gib(free)} are free; free space, or choose another "
+                "--out"
+            )
 
     def train(self, stage: StageConfig, index: int) -> None:
         """Train one stage from wherever its newest checkpoint stands."""
@@ -136,17 +177,8 @@ class Session:
         method = make_method(self.run, stage)
         trainer = Trainer(self.fabric, method, recipe=recipe, stage=stage, index=index, note=self._note)
         self._restore(trainer, stage, newest)
-        sampler = Sampler(
-            self.setup.store,
-            selection,
-            patch_ZYX=_patch(recipe),
-            foreground=recipe.sampling.foreground,
-            augment=recipe.augment,
-            mirror_ZYX=self.setup.mirror_ZYX,
-            seed=mix_seeds(recipe.seed, index),
-        )
         loader = Loader(
-            sampler,
+            self._sampler(index),
             batch=recipe.sampling.batch,
             num_labelled=rows_of(method.views, recipe, selection, ranks=self.fabric.world_size),
             rank=self.fabric.global_rank,
@@ -159,6 +191,19 @@ class Session:
             loader.close()
         for text in self.judge.conclude(method):
             self._note(text)
+
+    def _sampler(self, index: int) -> Sampler:
+        """Patches of a stage."""
+        recipe = self.setup.recipe
+        return Sampler(
+            self.setup.store,
+            self.setup.selection,
+            patch_ZYX=_patch(recipe),
+            foreground=recipe.sampling.foreground,
+            augment=recipe.augment,
+            mirror_ZYX=self.setup.mirror_ZYX,
+            seed=mix_seeds(recipe.seed, index),
+        )
 
     def finish(self) -> Run:
         """Mark the run as finished."""
@@ -252,7 +297,7 @@ class Session:
                 "elapsed_s": self._clock(),
             }
             save(self.run.checkpoint_path(stage.name, trainer.done), tensors, info)
-            self._prune(stage, keep=_KEEP)
+            self._prune(stage, keep=KEEP)
         self._saved = time.perf_counter()
         self.fabric.barrier()
 

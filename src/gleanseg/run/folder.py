@@ -32,6 +32,8 @@ from gleanseg.run.checkpoint import load, sync
 from gleanseg.strict import read_json
 
 FORMAT = 1
+KEEP = 2
+"""Checkpoints kept of the stage that is running; of a finished stage its last."""
 Part = Callable[[Path], Mapping[str, Any]]
 """Writes files of its own into a new run folder and returns entries of run.json."""
 _CHECKPOINT = re.compile(r"(?P<stage>.+)-(?P<step>\d{8})\.safetensors")
