@@ -41,7 +41,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.mark.slow
 def test_the_forecast_is_near_what_is_measured(recipe: Recipe, tmp_path: Path) -> None:
     """More configurations are in benchmarks/forecast.py."""
-    larger = ["network.width=16", "sampling.patch=[48,48,48]", "train.steps=2", "train.validate_every=0"]
+    larger = ["network.width=16", "sampling.patch=[48,48,48]", "train.steps=1", "train.validate_every=0"]
     command = [sys.executable, "-c", MEASURE, str(recipe.manifest.with_name("recipe.toml")), str(tmp_path / "run")]
     done = subprocess.run([*command, *larger], check=True, stdout=subprocess.PIPE, text=True)
     foretold, measured, held = json.loads(done.stdout.splitlines()[-1])

@@ -24,8 +24,8 @@ def test_the_need_grows_with_the_image() -> None:
     predictor = make_predictor(Threshold(0.5))
     small, large = (predict_need(predictor, grid(n, n, n)).total for n in (40, 160))
     voxels = 160**3
-    assert 12 * voxels < large < 40 * voxels
-    assert small < large / 8
+    assert 12 * voxels < large - small < 40 * voxels
+    assert small < large / 2
 
 
 MEASURE = """
@@ -37,9 +37,10 @@ from gleanseg.data import images
 from gleanseg.predict.forecast import predict_need
 from gleanseg.predict.memory import resident
 from gleanseg.predict.writer import file_items, write_predictions
+from gleanseg.config import PredictConfig
 from stand_ins import Threshold, make_predictor
 torch.set_num_threads(1)
-predictor = make_predictor(Threshold(0.5))
+predictor = make_predictor(Threshold(0.5), config=PredictConfig(overlap=0.0))
 source = Path(sys.argv[1])
 held = resident()
 foretold = held + predict_need(predictor, images.read_grid(source)[0]).total

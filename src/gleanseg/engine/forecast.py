@@ -102,14 +102,14 @@ def forecast(setup: Setup, run: Run, stage: StageConfig, sampler: Sampler, fabri
     tensors = fixed + max(math.ceil(rows * activations), trained, validation.tensors)
     saving = fixed + 2 * checkpoint  # a copy on the processor, and its bytes on their way to the file
     arrays = loaded // len(patches) + _RUNTIME
-    need = Need(
-        max(tensors, saving if device.type == "cpu" else 0),
-        max(arrays + validation.arrays, arrays if device.type == "cpu" else arrays + 2 * checkpoint),
-    )
+    if device.type == "cpu":
+        need = Need(max(tensors, saving), arrays + validation.arrays)
+    else:
+        need = Need(tensors, arrays + max(validation.arrays, 2 * checkpoint))
     written = min(KEEP + 1, math.ceil(stage.steps / recipe.train.checkpoint_every))
     best = 2 * weights if recipe.train.validate_every and setup.selection.validation else 0
     disk = written * checkpoint + best + stage.steps // recipe.train.log_every * _ROW_BYTES
-    return Forecast(held, need, disk, math.ceil(activations), rows)
+    return Forecast(held, need.with_kept(), disk, math.ceil(activations), rows)
 
 
 def num_states(config: OptimizerConfig) -> int:

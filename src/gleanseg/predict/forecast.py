@@ -22,6 +22,11 @@ _PREPARING = 12
 """Bytes per voxel and channel at the peak of preparing an image, measured with tracemalloc."""
 _RESTORING = 4 * _FLOAT
 """Bytes per native voxel of a slab: scores in two stages of interpolation, the best so far, and a mask."""
+_RUNTIME = 50 << 20
+"""Bytes that the process gains whatever the image: kernels made on the spot, threads."""
+_KEPT = 1.15
+"""What allocators hold for each byte that is in use: freed blocks too small or too scattered to give back. Measured
+(benchmarks/results/forecast.json)."""
 ADVICE = "lower --window-batch, prepare with a coarser spacing, or predict on a larger machine"
 
 
@@ -40,6 +45,10 @@ class Need(NamedTuple):
     def total(self) -> int:
         """What both take where the device is the processor."""
         return self.tensors + self.arrays
+
+    def with_kept(self) -> "Need":
+        """The same with what allocators keep."""
+        return Need(int(_KEPT * self.tensors), int(_KEPT * self.arrays))
 
     def refuse(self, device: torch.device, *, what: str, advice: str) -> None:
         """Stop before work starts that the machine cannot hold.
@@ -74,7 +83,7 @@ def predict_need(predictor: Predictor, grid: Grid, *, num_channels: int = 1) -> 
     preparing = read + _PREPARING * num_channels * max(num_native, num_made)
     restoring = read + image + layers + kept + slab * _RESTORING * num_native // num_made
     writing = read + image + 3 * layers + 2 * kept
-    return Need(tensors, max(preparing - tensors, restoring, writing - tensors))
+    return Need(tensors, max(preparing - tensors, restoring, writing - tensors) + _RUNTIME).with_kept()
 
 
 def _sliding(predictor: Predictor, made_ZYX: Size, *, halo: int) -> tuple[int, int]:
@@ -102,4 +111,4 @@ def _sliding(predictor: Predictor, made_ZYX: Size, *, halo: int) -> tuple[int, i
         # Heads that are not linear keep every window of a row of windows, and of the one before.
         others = 0 if slider.rescores else 2 * len(y) * len(x) / sliding.window_batch - 1
         held = int(others * (meter.live - before))
-    return meter.peak + held, (slider.slab_rows + halo) * made_ZYX[1] * made_ZYX[2]
+    return meter.peak + held, (min(slider.slab_rows, made_ZYX[0]) + halo) * made_ZYX[1] * made_ZYX[2]
