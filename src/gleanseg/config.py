@@ -14,9 +14,11 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gleanseg.errors import UserError
-from gleanseg.strict import Section, read_text, validate
+from gleanseg.reading import read_text
+from gleanseg.strict import Section, validate
 
 Positive = Annotated[int, Field(gt=0)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _NO_EFFECT_ON_WEIGHTS = (  # keys of [train]
     "log_every",
@@ -245,8 +247,8 @@ class PredictConfig(Section):
 class StageConfig(Section):
     """One part of a run; what it leaves out is taken from the recipe's own tables."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    """Becomes part of the names of checkpoints."""
+    name: Word
+    """Letters, digits, underscores and hyphens; checkpoints are named after it."""
     method: Named
     steps: Positive
     optimizer: OptimizerConfig | None = None

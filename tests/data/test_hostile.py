@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drills.fuzz_readers import mutated, seeds
-from gleanseg import strict
+from gleanseg import reading
 from gleanseg.data import bounded, images, nifti
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.manifest_checks import is_file_name
@@ -245,7 +245,7 @@ def test_json_that_is_too_deep_or_too_large(tmp_path: Path, monkeypatch: pytest.
     path.write_text('{"gleanseg": 1, "cases": ' + "[" * 200_000)
     with pytest.raises(UserError, match=r"m\.json: not a JSON manifest \(it is nested too deeply\)"):
         Manifest.load(path)
-    monkeypatch.setattr(strict, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(reading, "_MOST_BYTES", 1000)
     with pytest.raises(UserError, match=r"not a JSON manifest \(it has 200,025 bytes, expected at most 1,000\)"):
         Manifest.load(path)
 

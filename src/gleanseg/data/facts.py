@@ -19,7 +19,7 @@ from gleanseg.data import images
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.volume import Grid, Volume
 from gleanseg.errors import UserError
-from gleanseg.strict import read_json
+from gleanseg.reading import read_json
 
 VERSION = 1
 _SAMPLE = 400_000

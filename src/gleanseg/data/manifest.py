@@ -14,8 +14,8 @@ from pydantic import PrivateAttr, ValidationError
 from gleanseg.data.case import Case, Channel, Split, State, Strict
 from gleanseg.data.manifest_checks import check, one_line
 from gleanseg.errors import UserError, nearest
+from gleanseg.reading import read_json
 from gleanseg.rois.ontology import Ontology, builtin
-from gleanseg.strict import read_json
 
 __all__ = ["Case", "Channel", "Manifest", "Split", "State"]
 

@@ -19,7 +19,7 @@ from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.volume import Grid, Volume, checked_affine, native, squeezed
 from gleanseg.errors import UserError
 
-_BROKEN: tuple[type[Exception], ...] = (
+_BROKEN: tuple[Any, ...] = (
     OSError, EOFError, KeyError, ValueError, OverflowError, zlib.error, igzip_lib.IsalError,
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
 )  # fmt: skip

@@ -37,7 +37,7 @@ from gleanseg.data.store_files import (
     write_head,
 )
 from gleanseg.errors import UserError
-from gleanseg.strict import read_json
+from gleanseg.reading import read_json
 
 __all__ = ["Prepared", "prepare", "preprocess_image"]
 

@@ -36,7 +36,7 @@ from gleanseg.data.plan import Plan
 from gleanseg.data.store_files import read_head, write_bytes
 from gleanseg.data.volume import Grid
 from gleanseg.errors import UserError, nearest
-from gleanseg.strict import read_json
+from gleanseg.reading import read_json
 
 _CACHED_CASES = 4096
 Start = tuple[int, int, int]

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from gleanseg.data.plan import Plan
 from gleanseg.data.volume import Grid
 from gleanseg.errors import UserError
-from gleanseg.strict import read_json
+from gleanseg.reading import read_json
 
 VERSION = 1
 _CHUNK, _BLOCK = 128, 32  # measured on 64^3 to 128^3 patches; a block is what one read decompresses at least

@@ -134,7 +134,7 @@ def _step(method: Method, patches: list[Patch], fabric: Fabric, setup: Setup, st
             loss, _ = combine(terms, world=1, all_reduce=_alone)
             torch.autograd.backward(loss)
         method.after_step(progress)
-    return meter.peak
+    return int(meter.peak)
 
 
 def _alone(local: Tensor) -> Tensor:

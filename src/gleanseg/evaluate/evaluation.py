@@ -18,7 +18,7 @@ from gleanseg.errors import UserError, nearest
 from gleanseg.evaluate.protocol import DISTANCES
 from gleanseg.evaluate.scores import VOLUMES, Row
 from gleanseg.evaluate.statistics import LEVEL, Interval, PairedTest, bootstrap_interval, credited, paired_test
-from gleanseg.strict import read_json
+from gleanseg.reading import read_json
 
 FORMAT = 1
 

@@ -34,7 +34,7 @@ from gleanseg.evaluate.predictions import LABELS_FILE
 from gleanseg.predict.forecast import ADVICE, predict_need
 from gleanseg.predict.memory import gib, resident, room_on
 from gleanseg.predict.predictor import Prediction, Predictor
-from gleanseg.strict import read_json
+from gleanseg.reading import read_json
 from gleanseg.types import ProgressBar
 
 ORIGIN_FILE = "prediction.json"

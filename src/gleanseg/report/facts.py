@@ -8,12 +8,12 @@ from typing import Any
 
 from gleanseg.data.manifest import Manifest, State
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 from gleanseg.report.figures import Color
 from gleanseg.report.matrix import CaseStates
 from gleanseg.report.results import SPLITS, Results, find_results
 from gleanseg.rois.ontology import Ontology, builtin
 from gleanseg.run.folder import Run, read_lines
-from gleanseg.strict import read_json
 
 _PALETTE: tuple[Color, ...] = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66))
 

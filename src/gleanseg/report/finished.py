@@ -15,9 +15,9 @@ from gleanseg.evaluate.evaluation import Evaluation
 from gleanseg.evaluate.protocol import Protocol
 from gleanseg.evaluate.scores import VOLUMES
 from gleanseg.methods import method_class
+from gleanseg.reading import read_json
 from gleanseg.report.papers import PaperRow, PaperTable
 from gleanseg.run.folder import Run, read_lines
-from gleanseg.strict import read_json
 
 ORIGIN_FILE = "prediction.json"
 BEST = "best.safetensors"

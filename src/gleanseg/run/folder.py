@@ -27,9 +27,9 @@ from torch import Tensor
 from gleanseg.config import Recipe
 from gleanseg.data.plan import Plan
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 from gleanseg.rois.ontology import Ontology, builtin
 from gleanseg.run.checkpoint import load, sync
-from gleanseg.strict import read_json
 
 FORMAT = 1
 KEEP = 2
@@ -188,11 +188,11 @@ class Run:
             UserError: no such file, or a checkpoint of another recipe, other ROIs or an unknown stage.
         """
         tensors, info = load(path)
-        known = {"rois": list(self.rois), "recipe_digest": self.info["recipe_digest"]}
+        known = {key: self.info[key] for key in ("rois", "recipe_digest") if key in self.info}
         stages = [stage.name for stage in self.recipe.stages]
         for key, what in (("rois", "other ROIs"), ("recipe_digest", "another recipe or seed")):
             # Checkpoints called best held neither in format 1.
-            if info.get(key, known[key]) != known[key]:
+            if key in known and info.get(key, known[key]) != known[key]:
                 found = f" ({', '.join(map(str, info[key]))})" if key == "rois" else ""
                 raise UserError(f"{path}: a checkpoint of {what}{found} than {self.path}; use one of that run")
         if info.get("stage") not in stages:
