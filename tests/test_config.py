@@ -1,7 +1,11 @@
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gleanseg.config import Recipe
 from gleanseg.errors import UserError
@@ -70,6 +74,49 @@ def test_mistakes_are_one_line_that_says_what_to_do(tmp_path: Path, text: str, w
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = [(t, k) for t, f in Recipe.model_fields.items() for k in (None, *getattr(f.annotation, "model_fields", ()))]
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(st.sampled_from(KEYS), VALUES)
+def test_any_value_is_taken_or_refused_in_one_line(place: tuple[str, str | None], value: object) -> None:
+    table, key = place
+    more = {table: value} if key is None else {table: {"name": "x", key: value} if key == "name" else {key: value}}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.toml"
+        path.write_text(tomli_w.dumps({"manifest": "m.json", **more}), encoding="utf-8")
+        try:
+            recipe = Recipe.load(path)
+        except UserError as error:
+            message = str(error)
+        else:
+            path.write_text(recipe.to_toml(), encoding="utf-8")
+            assert Recipe.load(path).digest() == recipe.digest()
+            return
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "x" * 65, "-a", ".."])
+def test_names_of_stages_are_parts_of_file_names(tmp_path: Path, name: str) -> None:
+    stage = f"manifest = 'm.json'\n[[stage]]\nname = '{name}'\nsteps = 3\nmethod = {{name = 'supervised'}}\n"
+    with pytest.raises(UserError, match="name"):
+        Recipe.load(write(tmp_path, stage))
+
+
+def test_recipes_that_are_no_text_or_too_deep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        Recipe.load(tmp_path)
+    for content in (b"\xff\xfe", b"a = " + b"[" * 100_000):
+        (tmp_path / "r.toml").write_bytes(content)
+        with pytest.raises(UserError, match=r"r\.toml: not valid TOML"):
+            Recipe.load(tmp_path / "r.toml")
 
 
 def test_missing_recipe_is_named(tmp_path: Path) -> None:

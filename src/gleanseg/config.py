@@ -14,9 +14,11 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gleanseg.errors import UserError
+from gleanseg.reading import read_text
 from gleanseg.strict import Section, validate
 
 Positive = Annotated[int, Field(gt=0)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _NO_EFFECT_ON_WEIGHTS = (  # keys of [train]
     "log_every",
@@ -245,7 +247,8 @@ class PredictConfig(Section):
 class StageConfig(Section):
     """One part of a run; what it leaves out is taken from the recipe's own tables."""
 
-    name: str
+    name: Word
+    """Letters, digits, underscores and hyphens; checkpoints are named after it."""
     method: Named
     steps: Positive
     optimizer: OptimizerConfig | None = None
@@ -296,10 +299,14 @@ class Recipe(Section):
         """
         path = Path(path)
         try:
-            raw = tomllib.loads(path.read_text())
+            raw = tomllib.loads(read_text(path))
         except FileNotFoundError:
             raise UserError(f"{path}: no such recipe; expected a TOML file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from None
+        except RecursionError:
+            raise UserError(f"{path}: not valid TOML: it is nested too deeply") from None
+        except ValueError as error:  # TOML's and Unicode's errors, too
             raise UserError(f"{path}: not valid TOML: {error}") from None
         for override in overrides:
             _set(raw, override)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gleanseg.config import Recipe
 from gleanseg.engine.fit import fit
 from gleanseg.engine.signals import Interrupted
 from gleanseg.errors import UserError
-from gleanseg.run.checkpoint import load
+from gleanseg.predict.predictor import Predictor
+from gleanseg.run.checkpoint import digest, load, save
 from gleanseg.run.folder import Run, read_lines
 from support.data import prepared
 
@@ -223,3 +225,78 @@ def test_a_patch_larger_than_every_volume_is_said(recipe: Recipe, tmp_path: Path
     listener = Listener()
     fit(Recipe.load(path, overrides=larger), out=tmp_path / "r", listener=listener)
     assert any("larger than every volume (largest 24x22x20)" in note for note in listener.notes)
+
+
+@pytest.fixture(scope="module")
+def stopped(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints after steps 2 and 4."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Interrupted):
+        fit(recipe, out=out, listener=Listener(at=4, action=lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert [p.name for p in Run.open(out).checkpoints()] == ["main-00000002.safetensors", "main-00000004.safetensors"]
+    return out
+
+
+def flip(whole: bytes) -> bytes:
+    return whole[:-5] + bytes([whole[-5] ^ 4]) + whole[-4:]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda whole: whole[:-100], lambda whole: b""], ids=["flip", "cut", "empty"])
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(
+    recipe: Recipe, straight: Run, stopped: Path, tmp_path: Path, damage: object
+) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
+    newest = Run.open(out).checkpoint("last")
+    newest.write_bytes(damage(newest.read_bytes()))
+    listener = Listener()
+    run = fit(recipe, out=out, resume=True, listener=listener)
+    assert any("main-00000004.safetensors: damaged checkpoint" in note for note in listener.notes)
+    assert "continuing stage main after step 2" in listener.notes
+    assert listener.steps == [3, 4, 5, 6]
+    assert newest.with_name(f"{newest.name}.damaged").exists()
+    assert_same_run(run, straight)
+
+
+def test_no_whole_checkpoint_is_no_reason_to_train_anew(recipe: Recipe, stopped: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
+    for path in Run.open(out).checkpoints():
+        path.write_bytes(flip(path.read_bytes()))
+    with pytest.raises(UserError, match=r"every checkpoint of stage 'main' is damaged; restore one from a backup"):
+        fit(recipe, out=out, resume=True)
+    assert len(Run.open(out).checkpoints()) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipe_digest": "0" * 64}, "a checkpoint of another recipe or seed"),
+        ({"rois": ["liver", "spleen"]}, r"a checkpoint of other ROIs \(liver, spleen\)"),
+        ({"stage": "pretraining"}, "of stage 'pretraining'"),
+        ({"optimizers": {}}, "does not fit the method of this version"),
+    ],
+)
+def test_checkpoints_of_another_run_are_refused(
+    recipe: Recipe, stopped: Path, tmp_path: Path, change: dict, said: str
+) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
+    newest = Run.open(out).checkpoint("last")
+    tensors, info = load(newest)
+    save(newest, tensors, info | change)
+    with pytest.raises(UserError, match=said):
+        fit(recipe, out=out, resume=True)
+    if "optimizers" not in change:
+        with pytest.raises(UserError, match=said):
+            Predictor.from_run(out)
+
+
+def test_a_run_with_checkpoints_of_format_1_is_continued(
+    recipe: Recipe, straight: Run, stopped: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
+    for path in Run.open(out).checkpoints():
+        tensors, info = load(path)
+        old = {key: value for key, value in info.items() if key not in ("format", "sha256")}
+        save_file(tensors, path, metadata={"gleanseg": json.dumps(old | {"sha256": digest(tensors)})})
+    listener = Listener()
+    assert_same_run(fit(recipe, out=out, resume=True, listener=listener), straight)
+    assert listener.steps == [5, 6]

@@ -80,6 +80,43 @@ def test_only_the_pages_own_script_may_run(text: str):
     assert script == files("gleanseg.report").joinpath("page.js").read_text()
 
 
+def test_names_with_markup_stay_text(copy_run: Callable[..., Path]):
+    run = copy_run()
+    evil = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'"
+    info = json.loads((run / "run.json").read_text())
+    manifest = json.loads(Path(info["manifest"]).read_text())
+    manifest |= {
+        "name": evil,
+        "rois": [*manifest["rois"], "evil"],
+        "own_rois": {"evil": {"name": evil, "aliases": [evil]}},
+    }
+    manifest["channels"][0] |= {"name": evil, "modality": evil}
+    for case in manifest["cases"]:
+        case["site"] = evil
+        case["id"] = case["id"].replace("patient", "'patient' onclick=alert(3) &lt;script&gt;")
+    (run / "evil.json").write_text(json.dumps(manifest))
+    info |= {"manifest": str(run / "evil.json"), "own_rois": manifest["own_rois"], "rois": manifest["rois"]}
+    info |= {
+        "version": evil,
+        "status": evil,
+        "environment": {"gleanseg": evil, evil: evil},
+        "store": evil,
+        "created": evil,
+    }
+    (run / "run.json").write_text(json.dumps(info))
+    (run / "recipe.toml").write_text(f"# {evil}\n" + (run / "recipe.toml").read_text())
+    for name in ("log.jsonl", "access.jsonl"):
+        rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+        rows = [row | ({"terms": {evil: 1.0}, "stage": evil} if "terms" in row else {"purpose": evil}) for row in rows]
+        (run / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = write_report(run).read_text()
+    page = Page(text)
+    assert text.count("<script") == 1
+    assert "<img" not in text
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert any("<script>alert(1)" in written for written in page.texts)
+
+
 def test_headline(text: str, made_run: Path):
     evaluation = json.loads((made_run / "evaluation" / "test.json").read_text())
     dice = evaluation["summary"]["mean"]["dice"]

@@ -8,6 +8,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 ROWS = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+ORIGIN = np.array([10.0, -20.0, 30.0])
 VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)  # Z Y X, stored values
 
 
@@ -18,6 +19,7 @@ def series(
     uid: str = "1.2.3",
     directions: NDArray[np.float64] = ROWS,
     step: NDArray[np.float64] | None = None,
+    origin: NDArray[np.float64] = ORIGIN,
     skip: int | None = None,
     prefix: str = "s",
     **tags: object,
@@ -35,7 +37,7 @@ def series(
         d = FileDataset("x", {}, file_meta=meta, preamble=b"\0" * 128)
         d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         d.Modality, d.SeriesInstanceUID, d.SeriesDescription = "CT", uid, f"body {uid}"
-        d.ImagePositionPatient = [*map(float, np.array([10.0, -20.0, 30.0]) + z * step)]
+        d.ImagePositionPatient = [*map(float, origin + z * step)]
         d.ImageOrientationPatient = [*map(float, directions.ravel())]
         d.PixelSpacing, d.SliceThickness = [0.7, 0.8], 5.0
         d.Rows, d.Columns = pixels.shape

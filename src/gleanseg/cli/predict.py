@@ -114,6 +114,7 @@ class Command:
                 num_parts=self.num_parts,
                 part_id=self.part_id,
                 progress=progress,
+                note=console.print,
             )
         console.print(f"[bold]predictions[/bold] {out}; what the values mean: {out / 'labels.json'}")
         return 0

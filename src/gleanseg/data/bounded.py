@@ -6,6 +6,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
+from gleanseg.errors import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _SHARE = 0.7  # of the available memory; the rest is left to the file cache and to other programs
@@ -64,6 +66,20 @@ def available_memory() -> int:
     found.append(_cgroup(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"))
     known = [value for value in found if value is not None]
     return max(0, min(known)) if known else _UNKNOWN
+
+
+def refuse_too_large(source: Path, num_bytes: int) -> None:
+    """Refuse what a header claims before memory is taken for it.
+
+    Raises:
+        UserError: more bytes than are available.
+    """
+    room = available_memory()
+    if num_bytes > room:
+        raise UserError(
+            f"{source}: by its header its voxels take {num_bytes / 2**30:,.1f} GiB of memory, and "
+            f"{room / 2**30:,.1f} GiB are available; check the file, or read it on a larger machine"
+        )
 
 
 def num_cores() -> int:

@@ -1,5 +1,6 @@
 """A folder with a DICOM series: sorted by projected position, checked for gaps and tilt, decoded by SimpleITK."""
 
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
+from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.itk import LPS_TO_RAS
 from gleanseg.data.volume import Grid, Volume, checked_affine, native
 from gleanseg.errors import UserError
@@ -43,10 +45,11 @@ class Slice(NamedTuple):
 def read(folder: Path) -> Volume:
     """Read the one series of a folder; ``folder#part of the series UID or description`` chooses among several."""
     slices, grid = _series(folder)
+    refuse_too_large(folder, 8 * math.prod(grid.shape_ZYX))  # 16 bits become 32, as an image and as an array
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(s.path) for s in slices])
     scales = {s.rescale for s in slices}
-    if len(scales) > 1 or any(value != int(value) for value in next(iter(scales))):
+    if len(scales) > 1 or any(not value.is_integer() for value in next(iter(scales))):
         reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
@@ -93,11 +96,18 @@ def _series(place: Path) -> tuple[list[Slice], Grid]:
 def _slice(file: Path) -> Slice | None:
     """Header of an image slice; None for files that are no DICOM images (reports, presentation states, notes)."""
     try:
-        d: Any = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return _header(file)
+    except UserError:
+        raise
     except InvalidDicomError:
         return None
-    except (EOFError, OSError) as error:
-        raise UserError(f"{file}: broken DICOM file ({error}); copy or download it again") from error
+    except Exception as error:  # what pydicom raises on broken files has no common base
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file}: broken DICOM file ({reason}); copy or download it again") from error
+
+
+def _header(file: Path) -> Slice | None:
+    d: Any = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
     if "Rows" not in d:
         return None
     if int(d.get("NumberOfFrames") or 1) > 1:

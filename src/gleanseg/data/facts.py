@@ -19,6 +19,7 @@ from gleanseg.data import images
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.volume import Grid, Volume
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 
 VERSION = 1
 _SAMPLE = 400_000
@@ -274,7 +275,7 @@ def _restored(role: Role, kept: Mapping[str, Any]) -> ImageFacts | LabelFacts:
 def _load(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Kept entries by (role, name); none from a file that another version, or somebody else, wrote."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     if not isinstance(data, dict) or data.get("gleanseg_facts") != VERSION:

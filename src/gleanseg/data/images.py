@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gleanseg.data import dicom, itk, nifti
+from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.volume import Axes, Grid, Volume, grid_to_ras, native, squeezed, to_ras
 from gleanseg.errors import UserError
 
@@ -24,6 +25,7 @@ __all__ = [
 _NIFTI = (".nii.gz", ".nii")
 _ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _H5 = (".h5", ".hdf5")
+_BROKEN_H5 = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 SUFFIXES = _NIFTI + _ITK
 """File endings of volumes, longest first."""
 
@@ -167,9 +169,14 @@ class _dataset:  # noqa: N801 - used as a function
             self.file = h5py.File(file, "r")
         except OSError as error:
             raise UserError(f"{file}: not a complete HDF5 file ({error}); copy or download it again") from error
-        found = [k for k, v in self.file.items() if isinstance(v, h5py.Dataset)]
-        data = self.file.get(key) if key else None
-        if not isinstance(data, h5py.Dataset) or data.ndim not in (3, 4):
+        try:
+            found = [k for k in self.file if self.file.get(k, getclass=True) is h5py.Dataset]
+            data = self.file.get(key) if key else None
+            fits = isinstance(data, h5py.Dataset) and data.ndim in (3, 4)
+        except _BROKEN_H5 as error:
+            self.file.close()
+            raise UserError(f"{file}: broken HDF5 file ({error}); copy or download it again") from error
+        if not fits:
             self.file.close()
             raise UserError(
                 f"{self.path}: expected 'file.h5#dataset' of 3 or 4 axes, found data sets {', '.join(found) or 'none'}"
@@ -182,9 +189,10 @@ class _dataset:  # noqa: N801 - used as a function
 
 def _read_h5(path: Path, spacing_mm: tuple[float, float, float] | None) -> Volume:
     with _dataset(path) as data:
+        refuse_too_large(path, data.size * data.dtype.itemsize)
         try:
             array = data[()]
-        except OSError as error:
+        except _BROKEN_H5 as error:
             raise UserError(f"{path}: its voxels cannot be read ({error}); copy or download it again") from error
     lead = tuple(range(array.ndim - 3))
     turned = squeezed(native(array.transpose(*lead, *range(array.ndim - 1, array.ndim - 4, -1))), source=path)

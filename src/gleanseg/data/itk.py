@@ -1,5 +1,6 @@
 """NRRD and MetaImage through SimpleITK, turned from LPS to RAS."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ import SimpleITK as sitk  # noqa: N813 - the name everybody knows it by
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
+from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.volume import Grid, Volume, checked_affine, native, squeezed
 from gleanseg.errors import UserError
 
+_LONGEST_FIELD, _LONGEST_LINE = 500, 1 << 24
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -25,6 +28,9 @@ class ItkGeometry(NamedTuple):
 def read(path: Path) -> Volume:
     """Read ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``; see ``images.read``."""
     reader = _reader(path)
+    pixel = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+    num_values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    refuse_too_large(path, 2 * num_values * pixel.GetSizeOfPixelComponent())  # as an image and as an array
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -81,6 +87,7 @@ def geometry_of(grid: Grid) -> ItkGeometry:
 def _reader(path: Path) -> sitk.ImageFileReader:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path in the manifest")
+    _refuse_long_fields(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -90,6 +97,17 @@ def _reader(path: Path) -> sitk.ImageFileReader:
     if reader.GetDimension() not in (3, 4):
         raise UserError(f"{path}: found {reader.GetDimension()} axes, expected 3, or 4 with channels last; convert it")
     return reader
+
+
+def _refuse_long_fields(path: Path) -> None:
+    """ITK's reader of NRRD writes beyond its buffers when a header's field is long; comments and key:=value may be."""
+    with path.open("rb") as file:
+        if file.read(4) != b"NRRD":
+            return
+        while (line := file.readline(_LONGEST_LINE)).strip(b"\r\n"):
+            is_pair = line.partition(b":")[2].startswith(b"=")
+            if len(line) > _LONGEST_FIELD and not line.startswith(b"#") and not is_pair:
+                raise UserError(f"{path}: a field of its header has {len(line):,} bytes; copy or download it again")
 
 
 def _geometry(reader: sitk.ImageFileReader) -> ItkGeometry:

@@ -17,7 +17,7 @@ from gleanseg.data.augment import move, strong, weak
 from gleanseg.data.sampler import OUTSIDE, Patch, Sampler, Stream
 from gleanseg.types import Batch, Views
 
-_AHEAD = 3
+AHEAD = 3
 """Steps whose patches are read in advance."""
 
 
@@ -45,7 +45,7 @@ class Loader:
         waiting: deque[list[Future[Patch]]] = deque()
         submitted = start
         for step in range(start, stop):
-            while submitted < min(stop, step + 1 + _AHEAD):
+            while submitted < min(stop, step + 1 + AHEAD):
                 waiting.append(self._submit(submitted))
                 submitted += 1
             yield [future.result() for future in waiting.popleft()]

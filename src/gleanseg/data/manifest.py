@@ -14,6 +14,7 @@ from pydantic import PrivateAttr, ValidationError
 from gleanseg.data.case import Case, Channel, Split, State, Strict
 from gleanseg.data.manifest_checks import check, one_line
 from gleanseg.errors import UserError, nearest
+from gleanseg.reading import read_json
 from gleanseg.rois.ontology import Ontology, builtin
 
 __all__ = ["Case", "Channel", "Manifest", "Split", "State"]
@@ -72,10 +73,10 @@ class Manifest(Strict):
             UserError: missing or broken file, or anything inconsistent in it.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_repeats)
+            data = read_json(path, pairs=_no_repeats)
         except FileNotFoundError:
             raise UserError(f"{path}: no such manifest; make one with 'gleanseg import'") from None
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: not a JSON manifest ({error}); mend it or import again") from None
         if not isinstance(data, dict) or "gleanseg" not in data:
             raise UserError(f"{path}: not a gleanseg manifest (no key 'gleanseg'); make one with 'gleanseg import'")

@@ -1,8 +1,10 @@
 """What must hold in a manifest beyond types: everything is told in one line that names file, case, key and remedy."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -95,14 +97,19 @@ def _no_twins(names: Iterable[str], what: str, where: str) -> None:
 
 
 def _check_files(case: Case, num_channels: int, where: str) -> None:
-    if not case.id or case.id != case.id.strip() or case.id[0] == "." or not _FORBIDDEN.isdisjoint(case.id):
-        raise UserError(f"{where}: 'id' becomes part of file names: no {' '.join(_SHOWN)}, outer blanks or leading dot")
+    if not is_file_name(case.id):
+        raise UserError(
+            f"{where}: 'id' becomes part of file names: no {' '.join(_SHOWN)}, control characters, outer blanks or "
+            f"dots, no name of a device such as CON or NUL, at most {_MOST_BYTES} bytes (fewer beyond ASCII)"
+        )
     if len(case.images) not in (1, num_channels):
         raise UserError(
             f"{where}: 'images' lists {len(case.images)} files, expected {num_channels} (one a channel) or one 4D file"
         )
-    if "" in case.images or "" in case.label_files():
-        raise UserError(f"{where}: a file name is empty; name the file or leave the key out")
+    for name in (*case.images, *case.label_files()):
+        if not name or not name.isprintable():
+            said = f"{name!r} holds control characters" if name else "is empty"
+            raise UserError(f"{where}: a file name {said}; name the file or leave the key out")
     if case.spacing_mm is not None:
         if min(case.spacing_mm) <= 0:
             raise UserError(f"{where}: 'spacing_mm' {list(case.spacing_mm)} must be above 0")
@@ -111,7 +118,22 @@ def _check_files(case: Case, num_channels: int, where: str) -> None:
 
 
 _SHOWN = '/\\:*?"<>|'
-_FORBIDDEN = frozenset(_SHOWN) | {chr(i) for i in range(32)}
+_MOST_BYTES, _MOST_QUOTED = 150, 230
+"""Of an id, and of its folder in a store, where 255 bytes are what file systems take."""
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
+"""Names that Windows takes for devices, whatever follows their dot."""
+
+
+def is_file_name(id: str) -> bool:
+    """Whether every file system takes this as part of a file name, and as one that stays in its folder."""
+    return (
+        id.isprintable()  # neither control characters, nor lone surrogates, nor marks that turn the direction of text
+        and set(id).isdisjoint(_SHOWN)
+        and 0 < len(id.encode()) <= _MOST_BYTES
+        and len(quote(id)) <= _MOST_QUOTED
+        and id == id.strip(" .")
+        and not _DEVICES.fullmatch(id)
+    )
 
 
 def _check_labels(case: Case, rois: frozenset[str], ontology: Ontology, where: str) -> None:

@@ -1,7 +1,7 @@
 """NIfTI: header by nibabel, voxels decompressed by isal into one buffer; geometry goes out exactly as it came in."""
 
-import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,42 +10,52 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, igzip_lib
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from numpy.typing import NDArray
 
+from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.volume import Grid, Volume, checked_affine, native, squeezed
 from gleanseg.errors import UserError
 
-_BROKEN = (OSError, EOFError, zlib.error, gzip.BadGzipFile, nib.filebasedimages.ImageFileError,
-           nib.spatialimages.HeaderDataError)  # fmt: skip
+_BROKEN: tuple[Any, ...] = (
+    OSError, EOFError, KeyError, ValueError, OverflowError, zlib.error, igzip_lib.IsalError,
+    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
+)  # fmt: skip
 _PIECE = 1 << 24
+_MOST_EXPANSION = 1032
+"""Bytes that one byte of deflate can stand for, at most."""
+_MOST_BEHIND = 1 << 28
+"""Bytes behind the voxels that are read to check an archive."""
 
 
 def read(path: Path) -> Volume:
     """Read ``.nii`` or ``.nii.gz``; see ``images.read``."""
     with _readable(path), _open(path) as stream:
         header = _header(stream)
-        raw = _payload(stream, header)
+        affine = header.get_best_affine()
         slope, intercept = header.get_slope_inter()
-        while stream.read(_PIECE):  # what follows the voxels: only reading to the end checks the archive's CRC
-            pass
+        raw = _payload(stream, header, path)
+        _skip(stream, _MOST_BEHIND)  # only reading to the end checks the archive's CRC
+        if stream.read(1):
+            raise OSError(f"more than {_MOST_BEHIND:,} bytes follow its voxels")
     array = squeezed(native(raw), source=path)
     if slope is not None and (slope, intercept) != (1.0, 0.0):
         array = array.astype(np.float32)
         array *= np.float32(slope)
         array += np.float32(intercept)
     shape = (array.shape[-3], array.shape[-2], array.shape[-1])
-    return Volume(array, Grid(shape, checked_affine(header.get_best_affine(), source=path)), path, header)
+    return Volume(array, Grid(shape, checked_affine(affine, source=path)), path, header)
 
 
 def read_grid(path: Path) -> tuple[Grid, int]:
     """Grid and number of channels from the header alone."""
     with _readable(path), _open(path) as stream:
         header = _header(stream)
-    shape = squeezed(np.broadcast_to(np.uint8(0), header.get_data_shape()[::-1]), source=path).shape
-    grid = Grid((shape[-3], shape[-2], shape[-1]), checked_affine(header.get_best_affine(), source=path))
+        affine = header.get_best_affine()
+        shape = squeezed(np.broadcast_to(np.uint8(0), _shape(header)), source=path).shape
+    grid = Grid((shape[-3], shape[-2], shape[-1]), checked_affine(affine, source=path))
     return grid, shape[0] if len(shape) == 4 else 1
 
 
@@ -108,6 +118,12 @@ def _open(path: Path) -> io.BufferedIOBase:
     return stream
 
 
+def _skip(stream: io.BufferedIOBase, num_bytes: int) -> None:
+    """Read past bytes, a piece at a time; the file may end before."""
+    while num_bytes > 0 and (got := stream.read(min(_PIECE, num_bytes))):
+        num_bytes -= len(got)
+
+
 def _header(stream: io.BufferedIOBase) -> Any:
     start = stream.read(4)
     size = {int.from_bytes(start, order) for order in ("little", "big")}
@@ -123,13 +139,25 @@ def _header(stream: io.BufferedIOBase) -> Any:
     return header
 
 
-def _payload(stream: io.BufferedIOBase, header: Any) -> NDArray[Any]:
-    """Voxels in file order, last axis fastest turned: shape (..., Z, Y, X)."""
-    shape = tuple(int(n) for n in header.get_data_shape())
+def _shape(header: Any) -> tuple[int, ...]:
+    """(..., Z, Y, X) as the header claims it."""
+    shape = tuple(int(n) for n in header.get_data_shape()[::-1])
     if not shape or min(shape) < 1:
-        raise OSError(f"its shape is {shape}")
-    stream.read(max(int(header["vox_offset"]), header.single_vox_offset) - header.sizeof_hdr)
-    raw = np.empty(shape[::-1], dtype=header.get_data_dtype())
+        raise OSError(f"its shape is {shape[::-1]}")
+    return shape
+
+
+def _payload(stream: io.BufferedIOBase, header: Any, path: Path) -> NDArray[Any]:
+    """Voxels in file order, last axis fastest turned: shape (..., Z, Y, X). No memory is taken for what cannot be."""
+    shape, dtype = _shape(header), header.get_data_dtype()
+    native(np.empty(0, dtype))  # refuses types that are no numbers
+    offset, claimed = max(int(header["vox_offset"]), header.single_vox_offset), math.prod(shape) * dtype.itemsize
+    held = path.stat().st_size * (1 if isinstance(stream, io.BufferedReader) else _MOST_EXPANSION)
+    if offset + claimed > held:
+        raise EOFError(f"{claimed:,} bytes of voxels expected, the file cannot hold more than {held:,}")
+    refuse_too_large(path, claimed)
+    _skip(stream, offset - header.sizeof_hdr)
+    raw = np.empty(shape, dtype=dtype)
     buffer = memoryview(raw.reshape(-1).view(np.uint8).data)
     filled = 0
     while filled < len(buffer):

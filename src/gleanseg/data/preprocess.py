@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gleanseg.config import PrepareConfig
 from gleanseg.data import images
-from gleanseg.data.bounded import bounded_map, num_cores
+from gleanseg.data.bounded import available_memory, bounded_map, num_cores
 from gleanseg.data.case import Case, State
 from gleanseg.data.crop import annotated_box
 from gleanseg.data.foreground import sample_foreground
@@ -37,6 +37,7 @@ from gleanseg.data.store_files import (
     write_head,
 )
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 
 __all__ = ["Prepared", "prepare", "preprocess_image"]
 
@@ -93,7 +94,7 @@ def prepare(
             with _disk(out, f" writing case {case.id!r}"):
                 return _prepare_case(manifest, case, head.plan, out, plan_digest, wanted[case.id])
 
-        estimated = ((case, _estimate(manifest, case, head.plan)) for case in todo)
+        estimated = ((case, _affordable(manifest, case, head.plan)) for case in todo)
         for number, (case, content) in enumerate(bounded_map(work, estimated, num_workers=workers), start=1):
             _refuse_duplicate(manifest, case, content, contents)
             if progress is not None:
@@ -145,7 +146,7 @@ def _finished(manifest: Manifest, case: Case, out: Path, plan_digest: str, diges
     """Hash of the input when the case is stored completely, as this plan and these files make it."""
     folder = out / "cases" / folder_name(case.id)
     try:
-        found = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "case.json")
         if (found["id"], found["plan"], found["case"]) != (case.id, plan_digest, digest):
             return None
         if found["sizes"] != {name: (folder / name).stat().st_size for name in _FILES}:
@@ -162,6 +163,22 @@ def _refuse_duplicate(manifest: Manifest, case: Case, content: str, contents: di
             f"{manifest.path(case.images[0])}: cases {other.id!r} ({other.split}) and {case.id!r} ({case.split}) hold "
             "the same image, expected each once; remove one of them from the manifest"
         )
+
+
+def _affordable(manifest: Manifest, case: Case, plan: Plan) -> int:
+    """The estimate of a case that the machine can prepare.
+
+    Raises:
+        UserError: it needs more memory than is available.
+    """
+    needed, room = _estimate(manifest, case, plan), available_memory()
+    if needed > room:
+        raise UserError(
+            f"{manifest.path(case.images[0])}: case {case.id!r} takes about {needed / 2**30:,.1f} GiB of memory to "
+            f"prepare, and {room / 2**30:,.1f} GiB are available; check its header, set a coarser prepare.spacing, or "
+            "prepare on a larger machine"
+        )
+    return needed
 
 
 def _estimate(manifest: Manifest, case: Case, plan: Plan) -> int:

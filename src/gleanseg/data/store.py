@@ -17,7 +17,6 @@ Arrays are blosc2 frames, which beat zarr on random patches (benchmarks/results/
 """
 
 import io
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from gleanseg.data.plan import Plan
 from gleanseg.data.store_files import read_head, write_bytes
 from gleanseg.data.volume import Grid
 from gleanseg.errors import UserError, nearest
+from gleanseg.reading import read_json
 
 _CACHED_CASES = 4096
 Start = tuple[int, int, int]
@@ -191,13 +191,14 @@ class Store:
 
     def _column(self, name: str) -> NDArray[Any]:
         # Opened anew each time: a handle would not survive a fork, nor let 'prepare' replace the file on every system.
-        with np.load(self.path / "index.npz", allow_pickle=False) as index:
-            if name not in index:
-                raise UserError(
-                    f"{self.path}: an earlier version wrote its index, without {name!r}; run 'gleanseg prepare' again, "
-                    "which writes the index anew and keeps the cases"
-                )
-            return np.asarray(index[name])
+        again = "run 'gleanseg prepare' again, which writes the index anew and keeps the cases"
+        try:
+            with np.load(self.path / "index.npz", allow_pickle=False) as index:
+                if name not in index:
+                    raise UserError(f"{self.path}: an earlier version wrote its index, without {name!r}; {again}")
+                return np.asarray(index[name])
+        except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
+            raise UserError(f"{self.path / 'index.npz'}: missing or broken ({error}); {again}") from error
 
     @cached_property
     def _row(self) -> dict[str, int]:
@@ -248,7 +249,7 @@ def read_case(folder: Path, id: str, *, site: str, split: str) -> StoredCase:
         UserError: missing, broken, or of another case.
     """
     try:
-        found = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "case.json")
         if found["id"] != id:
             raise UserError(f"{folder}: holds case {found['id']!r}, expected {id!r}; ids differ in more than case")
         num_rois = len(found["annotated"])

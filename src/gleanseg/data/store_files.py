@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from gleanseg.data.plan import Plan
 from gleanseg.data.volume import Grid
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 
 VERSION = 1
 _CHUNK, _BLOCK = 128, 32  # measured on 64^3 to 128^3 patches; a block is what one read decompresses at least
@@ -50,7 +51,7 @@ def read_head(path: Path) -> Head | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         version = found.get("gleanseg_store")
         if version != VERSION:
             raise UserError(f"{path}: a store of version {version}, expected {VERSION}; prepare into a new folder")

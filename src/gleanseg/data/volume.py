@@ -14,6 +14,8 @@ from gleanseg.errors import UserError
 
 MAX_COSINE_NOISE = 1e-4
 """Direction cosines this far from orthonormal count as rounding noise of the file."""
+_MOST_MM = 1e6
+"""A kilometre: no voxel is so large, and none lies so far away."""
 
 
 class Grid(NamedTuple):
@@ -175,12 +177,14 @@ def native(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def checked_affine(affine: NDArray[Any], *, source: Path) -> Float64[np.ndarray, "4 4"]:
-    """The affine as float64, or a UserError when it maps the volume to a plane or is not finite."""
+    """The affine as float64, or a UserError when it maps the volume to a plane or is no measure of a patient."""
     matrix = np.asarray(affine, dtype=np.float64)
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+    usual = np.isfinite(matrix).all() and np.abs(matrix).max() < _MOST_MM
+    if not usual or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        told = [[float(f"{value:.5g}") for value in row] for row in matrix[:3]]
         raise UserError(
-            f"{source}: the header's orientation has no volume (affine {matrix[:3].round(4).tolist()}); "
-            "mend its sform/qform or spacing"
+            f"{source}: the header's orientation has no volume or is beyond measure (affine {told}); mend its "
+            "sform/qform or spacing"
         )
     return matrix
 

@@ -1,5 +1,6 @@
 """A whole run: stages, checkpoints, validation, logs, and stopping on request."""
 
+import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader
 from gleanseg.data.sampler import Sampler
 from gleanseg.data.selection import overlaps
+from gleanseg.engine.forecast import forecast
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
 from gleanseg.engine.precision import choose
@@ -27,18 +29,17 @@ from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError
 from gleanseg.predict.hardware import keep_freed_memory
-from gleanseg.run.checkpoint import load, save
+from gleanseg.predict.memory import gib, room_on
+from gleanseg.run.checkpoint import Damaged, save
 from gleanseg.run.codes import is_dynamic, write_codes
 from gleanseg.run.deploy import make_method
 from gleanseg.run.environment import environment
-from gleanseg.run.folder import Part, Run
+from gleanseg.run.folder import KEEP, Part, Run
 from gleanseg.run.log import RunLog, Step
 from gleanseg.run.roi_aware import adopt_roi_aware
 from gleanseg.run.texts import write_texts
 
-_KEEP = 2
-"""Checkpoints kept of the stage that is running; of a finished stage its last."""
-
+Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 _OWN_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
@@ -84,6 +85,7 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
         keep_freed_memory()
     with StopRequest() as stop:
         session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
+        session.foresee()
         for index, stage in enumerate(setup.recipe.stages):
             session.train(stage, index)
     return session.finish()
@@ -117,7 +119,8 @@ class Session:
         self.best = float("-inf")
         self.elapsed_s = 0.0
         self._started = self._saved = time.perf_counter()
-        if fabric.is_global_zero and not (resume and (out / "run.json").exists()):
+        self.is_new = not (resume and (out / "run.json").exists())
+        if fabric.is_global_zero and self.is_new:
             _create(setup, out)
         fabric.barrier()
         self.run = Run.open(out)
@@ -127,28 +130,58 @@ class Session:
         for text in setup.notes:
             self._note(text)
 
+    def foresee(self) -> None:
+        """Say what each stage will take.
+
+        Raises:
+            UserError: more than the machine has; a run folder that was made just now is removed.
+        """
+        refusal = None
+        if self.fabric.is_global_zero:
+            try:
+                for index, stage in enumerate(self.setup.recipe.stages):
+                    if not self.run.checkpoint_path(stage.name, stage.steps).exists():
+                        self._foresee(stage, index)
+            except UserError as error:
+                refusal = str(error)
+        if self.fabric.world_size > 1:
+            refusal = self.fabric.broadcast(refusal)
+        if refusal is not None:
+            if self.fabric.is_global_zero and self.is_new:
+                shutil.rmtree(self.run.path)
+            raise UserError(refusal)
+
+    def _foresee(self, stage: StageConfig, index: int) -> None:
+        what, device = f"{self.run.path}, stage {stage.name!r}", self.fabric.device
+        try:
+            found = forecast(self.setup, self.run, stage, self._sampler(index), self.fabric, self.judge)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise UserError(
+                f"{what}: one patch at a time takes more memory than {device} has ({error}); make sampling.patch or "
+                "the network's width smaller"
+            ) from None
+        self._note(found.told(stage.name))
+        found.need.refuse(device, what=what, advice=found.advice(room_on(device)))
+        free = shutil.disk_usage(self.run.path).free
+        if found.disk > free:
+            raise UserError(
+                f"{what}: needs about {gib(found.disk)} of disk, {gib(free)} are free; free space, or choose another "
+                "--out"
+            )
+
     def train(self, stage: StageConfig, index: int) -> None:
         """Train one stage from wherever its newest checkpoint stands."""
         recipe, selection = self.setup.recipe, self.setup.selection
-        if self._is_finished(stage):
-            self.elapsed_s = load(self.run.checkpoint_path(stage.name, stage.steps))[1]["elapsed_s"]
-            self._started = time.perf_counter()
+        newest = self._newest(stage.name)
+        if newest is not None and newest[1]["step"] == stage.steps and not self._validation_due(stage.steps, stage):
+            self.elapsed_s, self._started = newest[1]["elapsed_s"], time.perf_counter()
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
         method = make_method(self.run, stage)
         trainer = Trainer(self.fabric, method, recipe=recipe, stage=stage, index=index, note=self._note)
-        self._restore(trainer, stage)
-        sampler = Sampler(
-            self.setup.store,
-            selection,
-            patch_ZYX=_patch(recipe),
-            foreground=recipe.sampling.foreground,
-            augment=recipe.augment,
-            mirror_ZYX=self.setup.mirror_ZYX,
-            seed=mix_seeds(recipe.seed, index),
-        )
+        self._restore(trainer, stage, newest)
         loader = Loader(
-            sampler,
+            self._sampler(index),
             batch=recipe.sampling.batch,
             num_labelled=rows_of(method.views, recipe, selection, ranks=self.fabric.world_size),
             rank=self.fabric.global_rank,
@@ -161,6 +194,19 @@ class Session:
             loader.close()
         for text in self.judge.conclude(method):
             self._note(text)
+
+    def _sampler(self, index: int) -> Sampler:
+        """Patches of a stage."""
+        recipe = self.setup.recipe
+        return Sampler(
+            self.setup.store,
+            self.setup.selection,
+            patch_ZYX=_patch(recipe),
+            foreground=recipe.sampling.foreground,
+            augment=recipe.augment,
+            mirror_ZYX=self.setup.mirror_ZYX,
+            seed=mix_seeds(recipe.seed, index),
+        )
 
     def finish(self) -> Run:
         """Mark the run as finished."""
@@ -214,7 +260,7 @@ class Session:
             self.best = result.mean
             if self.fabric.is_global_zero:
                 tensors, _ = pack(trainer.method, {})
-                info = {"stage": stage.name, "step": trainer.done, result.metric: result.mean}
+                info = {**self._origin(trainer, stage), result.metric: result.mean}
                 save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
 
     def _poll(self, trainer: Trainer, stage: StageConfig) -> None:
@@ -247,45 +293,79 @@ class Session:
         if self.fabric.is_global_zero:
             tensors, optimizers = pack(trainer.method, trainer.optimizers)
             info = {
-                "gleanseg": __version__,
-                "stage": stage.name,
-                "step": trainer.done,
+                **self._origin(trainer, stage),
                 "optimizers": optimizers,
                 "consumed": trainer.done * self.setup.recipe.sampling.batch,
                 "best": self.best,
                 "elapsed_s": self._clock(),
-                "rois": list(self.run.rois),
-                "recipe_digest": self.run.info["recipe_digest"],
             }
             save(self.run.checkpoint_path(stage.name, trainer.done), tensors, info)
-            self._prune(stage, keep=_KEEP)
+            self._prune(stage, keep=KEEP)
         self._saved = time.perf_counter()
         self.fabric.barrier()
+
+    def _origin(self, trainer: Trainer, stage: StageConfig) -> dict[str, Any]:
+        """What every checkpoint says of where it comes from."""
+        return {
+            "gleanseg": __version__,
+            "stage": stage.name,
+            "step": trainer.done,
+            "rois": list(self.run.rois),
+            "recipe_digest": self.run.info["recipe_digest"],
+        }
 
     def _prune(self, stage: StageConfig, *, keep: int) -> None:
         if self.fabric.is_global_zero:
             for path in self.run.checkpoints(stage.name)[:-keep]:
                 path.unlink()
 
-    def _restore(self, trainer: Trainer, stage: StageConfig) -> None:
-        if newest := self.run.checkpoints(stage.name):
-            tensors, info = load(newest[-1])
-            unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
+    def _newest(self, stage: str) -> Checkpoint | None:
+        """The newest whole checkpoint of a stage, None where there is none; damaged newer ones are set aside.
+
+        Raises:
+            UserError: all are damaged, or one is of another run.
+        """
+        damaged: list[Path] = []
+        found = None
+        for path in reversed(self.run.checkpoints(stage)):
+            try:
+                found = self.run.read(path)
+                break
+            except Damaged as error:
+                self._note(f"{error}")
+                damaged.append(path)
+        if found is None and damaged:
+            raise UserError(
+                f"{damaged[0].parent}: every checkpoint of stage {stage!r} is damaged; restore one from a backup, or "
+                "delete them to train this stage anew"
+            )
+        self.fabric.barrier()  # no rank reads any more
+        for path in damaged:
+            if self.fabric.is_global_zero:
+                path.replace(path.with_name(f"{path.name}.damaged"))
+        return found
+
+    def _restore(self, trainer: Trainer, stage: StageConfig, newest: Checkpoint | None) -> None:
+        if newest is not None:
+            tensors, info = newest
+            try:
+                unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
+            except (RuntimeError, KeyError, ValueError) as error:
+                raise UserError(
+                    f"{self.run.path}: its checkpoint of gleanseg {info.get('gleanseg', 'unknown')} does not fit the "
+                    f"method of this version ({' '.join(str(error).split())[:200]}); resume with that version"
+                ) from None
             trainer.done, self.best, self.elapsed_s = info["step"], info["best"], info["elapsed_s"]
             self._started = time.perf_counter()
             self._note(f"continuing stage {stage.name} after step {trainer.done}")
         elif stage.start_from is not None:
-            tensors, _ = load(self.run.checkpoints(stage.start_from)[-1])
-            if not adopt(trainer.method, tensors):
+            before = self._newest(stage.start_from)
+            assert before is not None, "that stage was trained before"
+            if not adopt(trainer.method, before[0]):
                 raise UserError(
                     f"stage {stage.name!r}: shares no tensor of the same name and shape with {stage.start_from!r}"
                 )
         self.log.rewind(stage.name, trainer.done)
-
-    def _is_finished(self, stage: StageConfig) -> bool:
-        return self.run.checkpoint_path(stage.name, stage.steps).exists() and not self._validation_due(
-            stage.steps, stage
-        )
 
     def _refuse_changes(self) -> None:
         for key, value in (

@@ -39,11 +39,20 @@ class Judge:
             # Every rank looks at the same patches, which is quick and needs no exchange.
             found = assess(self._known(method), self.run.rois, group="known", temperature=1.0)
             return Validation({roi.roi: roi.auroc for roi in found.rois}, found.mean_auroc, "auroc")
+        predictor = self.predictor(method)
+        method.eval()
+        try:
+            return validate(predictor, self.setup.store, self.setup.selection, fabric=self.fabric, poll=poll)
+        finally:
+            method.train()
+
+    def predictor(self, method: Method) -> Predictor:
+        """The deployed networks as they stand, as the recipe predicts."""
         names = next(iter(type(method).deploys.values()))
         networks = [module for name in names if isinstance(module := method.get_submodule(name), Network)]
         recipe, device = self.setup.recipe, self.fabric.device
         assert recipe.sampling.patch != "auto", "a resolved recipe has a patch"
-        predictor = Predictor(
+        return Predictor(
             networks,
             plan=self.run.plan,
             rois=self.run.rois,
@@ -56,11 +65,6 @@ class Judge:
             bf16=choose(recipe.train.precision, device) == "bf16-mixed",
             roi_aware=load_roi_aware(self.run).to(device) if recipe.predict.gate > 0 else None,
         )
-        method.eval()
-        try:
-            return validate(predictor, self.setup.store, self.setup.selection, fabric=self.fabric, poll=poll)
-        finally:
-            method.train()
 
     def conclude(self, method: Method) -> list[str]:
         """Calibrate a trained classifier on held-out cases and write ``presence.json``; returns what to tell the user.

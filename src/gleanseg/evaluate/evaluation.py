@@ -18,6 +18,7 @@ from gleanseg.errors import UserError, nearest
 from gleanseg.evaluate.protocol import DISTANCES
 from gleanseg.evaluate.scores import VOLUMES, Row
 from gleanseg.evaluate.statistics import LEVEL, Interval, PairedTest, bootstrap_interval, credited, paired_test
+from gleanseg.reading import read_json
 
 FORMAT = 1
 
@@ -143,7 +144,7 @@ class Evaluation:
             UserError: missing file, or not an evaluation.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = read_json(Path(path))
         except FileNotFoundError:
             raise UserError(f"{path}: no such evaluation; make one with 'gleanseg evaluate'") from None
         except (OSError, ValueError) as error:

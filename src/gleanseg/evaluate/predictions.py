@@ -133,7 +133,7 @@ def _layers_of(file: Path, text: str) -> tuple[tuple[str, Values], ...]:
             (str(one["file_suffix"]), {int(v): tuple(map(str, rois)) for v, rois in one["values"].items()})
             for one in listed
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); run `gleanseg predict` again") from None
 
 

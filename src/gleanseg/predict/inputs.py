@@ -1,5 +1,6 @@
 """What a user asks to be predicted: files, folders, a manifest, or a split of what the run was trained on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from gleanseg.data.manifest import Manifest, Split
@@ -21,6 +22,7 @@ def predict_inputs(
     num_parts: int = 1,
     part_id: int = 0,
     progress: ProgressBar | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Predict and write.
 
@@ -34,6 +36,7 @@ def predict_inputs(
         num_parts: of how many processes this is one.
         part_id: which one, from 0.
         progress: called with (done, total, case).
+        note: told what the largest case will take.
 
     Returns:
         The output folder.
@@ -58,5 +61,6 @@ def predict_inputs(
         raise UserError(f"{inputs}: --split chooses among the cases of a manifest (.json); leave it out for images")
     else:
         items = file_items(inputs, num_channels=len(predictor.plan.channels))
-    write_predictions(predictor, items, out, resume=resume, num_parts=num_parts, part_id=part_id, progress=progress)
+    share = {"num_parts": num_parts, "part_id": part_id}
+    write_predictions(predictor, items, out, resume=resume, progress=progress, note=note, **share)
     return out

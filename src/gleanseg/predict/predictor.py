@@ -283,7 +283,7 @@ class Predictor:
             probabilities=[self.rois.index(roi) for roi in self.options.probabilities],
             scores_are_logits=self.config.average == "logits" and len(self.backends.networks) == 1,
         )
-        with _evaluating(self.backends.networks):
+        with evaluating(self.backends.networks):
             slider = Slider(
                 self.backends.of(self.sliding.num_windows(image_CZYX.shape[1:])),
                 image_CZYX,
@@ -324,7 +324,7 @@ def _step(config: PredictConfig, patch_ZYX: Size) -> Size:
 
 
 @contextmanager
-def _evaluating(networks: Sequence[Model]) -> Iterator[None]:
+def evaluating(networks: Sequence[Model]) -> Iterator[None]:
     """Networks in evaluation mode; each module's own mode is given back afterwards."""
     modules = [m for network in networks if isinstance(network, nn.Module) for m in network.modules()]
     modes = [module.training for module in modules]

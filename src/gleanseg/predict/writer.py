@@ -10,14 +10,17 @@ probabilities/<case>_<roi>.nii.gz   only of ROIs that were asked for
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gleanseg import __version__
@@ -25,10 +28,13 @@ from gleanseg.data import images
 from gleanseg.data.crop import Box, annotated_box
 from gleanseg.data.labels import read_image, read_labels
 from gleanseg.data.manifest import Case, Manifest, Split
-from gleanseg.data.volume import Volume
+from gleanseg.data.volume import Grid, Volume
 from gleanseg.errors import UserError
 from gleanseg.evaluate.predictions import LABELS_FILE
+from gleanseg.predict.forecast import ADVICE, predict_need
+from gleanseg.predict.memory import gib, resident, room_on
 from gleanseg.predict.predictor import Prediction, Predictor
+from gleanseg.reading import read_json
 from gleanseg.types import ProgressBar
 
 ORIGIN_FILE = "prediction.json"
@@ -45,6 +51,7 @@ class Item(NamedTuple):
         suffix: format of the label maps.
         annotated: gives the box of its labels in RAS order, None without any; asked only where the plan crops around
             labels.
+        measure: gives the grid of the image from its header.
     """
 
     id: str
@@ -52,6 +59,7 @@ class Item(NamedTuple):
     sources: tuple[Path, ...]
     suffix: str = ".nii.gz"
     annotated: Callable[[], Box | None] = lambda: None
+    measure: Callable[[], Grid] | None = None
 
 
 def manifest_items(manifest: Manifest, *, split: Split | None = None, channels: Sequence[str] = ()) -> list[Item]:
@@ -81,8 +89,17 @@ def manifest_items(manifest: Manifest, *, split: Split | None = None, channels: 
     def annotated(case: Case) -> Callable[[], Box | None]:
         return lambda: annotated_box(read_labels(manifest, case))
 
+    def measure(case: Case) -> Callable[[], Grid]:
+        return lambda: images.read_grid(manifest.path(case.images[0]), spacing_mm=case.spacing_mm)[0]
+
     return [
-        Item(case.id, reader(case), tuple(manifest.path(name) for name in case.images), annotated=annotated(case))
+        Item(
+            case.id,
+            reader(case),
+            tuple(manifest.path(name) for name in case.images),
+            annotated=annotated(case),
+            measure=measure(case),
+        )
         for case in cases
     ]
 
@@ -125,6 +142,7 @@ def write_predictions(
     num_parts: int = 1,
     part_id: int = 0,
     progress: ProgressBar | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
     """Predict cases and write each one atomically.
 
@@ -136,12 +154,14 @@ def write_predictions(
         num_parts: of how many processes this is one; each takes every ``num_parts``-th case.
         part_id: which one, from 0.
         progress: called with (done, total, case).
+        note: told what the largest case will take.
 
     Returns:
         Ids of the cases that were predicted now.
 
     Raises:
-        UserError: the folder holds something else, a file cannot be read or written, or no such part.
+        UserError: the folder holds something else, a file cannot be read or written, no such part, or a case that the
+            machine cannot hold.
     """
     if not 0 <= part_id < num_parts:
         raise UserError(f"--part-id {part_id}: expected 0 to {num_parts - 1}, as --num-parts is {num_parts}")
@@ -153,6 +173,7 @@ def write_predictions(
                 f"{out}: the label map of {item.id!r} would overwrite its image; choose another output folder"
             )
     mine = list(items)[part_id::num_parts]
+    _foresee(predictor, [item for item in mine if not (resume and _flat_path(out, item).is_file())], note)
     _claim(out, predictor, resume=resume)
     predicted = []
     for done, item in enumerate(mine):
@@ -189,6 +210,32 @@ def predict_manifest(
     )
 
 
+def _foresee(predictor: Predictor, items: Sequence[Item], note: Callable[[str], None]) -> None:
+    """Say what the largest case will take, and stop where the machine has less."""
+    grids: dict[str, Grid] = {}
+    for item in items:
+        if item.measure is not None:
+            with suppress(UserError):  # reading it will say what is wrong
+                grids[item.id] = item.measure()
+    if grids:
+        largest = max(grids, key=lambda id: _extent(grids[id]))
+        what = f"case {largest!r}"
+        try:
+            need = predict_need(predictor, grids[largest], num_channels=len(predictor.plan.channels))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise UserError(
+                f"{what}: a single batch of windows takes more memory than there is ({error}), of which "
+                f"{gib(room_on(predictor.device))} are free; {ADVICE}"
+            ) from None
+        need.refuse(predictor.device, what=what, advice=ADVICE)
+        note(f"the largest case, {largest}, needs about {gib(need.total)} of memory beside {gib(resident())} held now")
+
+
+def _extent(grid: Grid) -> float:
+    """Voxels, and with them what grows with cubic millimetres once they are resampled."""
+    return math.prod(grid.shape_ZYX) * (1 + math.prod(grid.spacing_ZYX_mm))
+
+
 def _grouped(files: Sequence[Path], num_channels: int) -> list[Item]:
     """One item per file, or per group of channel files."""
     matches = [_CHANNEL.fullmatch(images.stem(path)) for path in files]
@@ -216,7 +263,8 @@ def _item(id: str, paths: Sequence[Path]) -> Item:
             return first
         return first._replace(array=np.stack([v.array.astype(np.float32) for v in volumes]))
 
-    return Item(id.replace("#", "_"), read, tuple(paths), images.suffix(paths[0]) or ".nii.gz")
+    suffix = images.suffix(paths[0]) or ".nii.gz"
+    return Item(id.replace("#", "_"), read, tuple(paths), suffix, measure=lambda: images.read_grid(paths[0])[0])
 
 
 def _window_poll(progress: ProgressBar, done: int, total: int, id: str) -> Callable[[int, int], None]:
@@ -279,7 +327,7 @@ def _origin(predictor: Predictor) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Everything that a run folder says, read once; what is missing is empty, so that a report can be made at any time."""
 
-import json
 import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any
 
 from gleanseg.data.manifest import Manifest, State
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 from gleanseg.report.figures import Color
 from gleanseg.report.matrix import CaseStates
 from gleanseg.report.results import SPLITS, Results, find_results
@@ -165,8 +165,8 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); restore it from a backup") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}; restore it from a backup")

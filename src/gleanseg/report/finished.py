@@ -15,6 +15,7 @@ from gleanseg.evaluate.evaluation import Evaluation
 from gleanseg.evaluate.protocol import Protocol
 from gleanseg.evaluate.scores import VOLUMES
 from gleanseg.methods import method_class
+from gleanseg.reading import read_json
 from gleanseg.report.papers import PaperRow, PaperTable
 from gleanseg.run.folder import Run, read_lines
 
@@ -217,7 +218,7 @@ def _inference(origin: dict[str, Any]) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a row needs it to show where its numbers come from") from None
     except ValueError as error:

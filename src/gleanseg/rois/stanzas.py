@@ -25,7 +25,7 @@ _AMERICAN = {
     "coeliac": "celiac",
     "haemorrhage": "hemorrhage",
 }
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _SCT = re.compile(r"[1-9][0-9]{5,17}")
 
@@ -91,7 +91,7 @@ def read_stanza(id: str, stanza: Mapping[str, object], *, taken: Collection[tupl
         UserError: a malformed id, an unknown key, or a value of a wrong type or form.
     """
     if not _ID.fullmatch(id):
-        raise UserError(f"ROI {id!r}: an id is a letter followed by letters, digits and underscores; rename it")
+        raise UserError(f"ROI {id!r}: an id is a letter and at most 63 letters, digits and underscores; rename it")
     for key in stanza:
         if key not in _KEYS:
             raise UserError(f"ROI {id!r}: unknown key {key!r}{nearest(key, _KEYS)}; keys are {', '.join(_KEYS)}")

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, never a pickle.
 
-Everything that is not a tensor is JSON under one metadata key, with the SHA-256 of the tensors' bytes. A file appears
-under its name only when it is complete and on disk, so a crash at any moment leaves the older ones intact.
+Everything that is not a tensor is JSON under one metadata key, with a SHA-256 over the tensors and the rest of that
+JSON. A file appears under its name only when it is complete and on disk, so a crash at any moment leaves the older ones
+intact. Files of format 1, which had no number and whose SHA-256 was of the tensors alone, are read as well.
 """
 
 import hashlib
@@ -18,7 +19,13 @@ from torch import Tensor
 
 from gleanseg.errors import UserError
 
+FORMAT = 2
 _KEY = "gleanseg"
+_AGAIN = "--resume continues from the one before; to predict, name another with --checkpoint, or delete it"
+
+
+class Damaged(UserError):  # noqa: N818  # what it says of the file, not of us
+    """A checkpoint that is not what was written."""
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -33,7 +40,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> 
         UserError: the disk is full or not writable; nothing half-written is left.
     """
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({**info, "sha256": digest(plain)}, sort_keys=True)
+    whole = json.loads(json.dumps({**info, "format": FORMAT}))  # as it will be read
+    whole.pop("sha256", None)  # of the checkpoint that this one was made from
+    text = json.dumps({**whole, "sha256": _seal(plain, whole)}, sort_keys=True)
     part = path.with_name(f".{path.name}.part")
     try:
         save_file(plain, str(part), metadata={_KEY: text})
@@ -51,7 +60,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint and check its bytes.
 
     Raises:
-        UserError: missing, truncated or changed file.
+        Damaged: truncated or changed file, or no checkpoint at all.
+        UserError: missing file, or one of a newer format.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -59,13 +69,20 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged checkpoint ({error}); delete it to continue from the one before") from None
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise Damaged(f"{path}: damaged checkpoint ({' '.join(str(error).split())}); {_AGAIN}") from None
     if text is None:
-        raise UserError(f"{path}: a safetensors file, but not a checkpoint of gleanseg")
-    info: dict[str, Any] = json.loads(text)
-    if digest(tensors) != info["sha256"]:
-        raise UserError(f"{path}: damaged checkpoint (its SHA-256 differs); delete it to continue from the one before")
+        raise Damaged(f"{path}: a safetensors file, but not a checkpoint of gleanseg; {_AGAIN}")
+    try:
+        info = json.loads(text)
+        number, found = info.get("format", 1), info["sha256"]
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{path}: damaged checkpoint (its description: {error}); {_AGAIN}") from None
+    if isinstance(number, int) and number > FORMAT:
+        raise UserError(f"{path}: a checkpoint of format {number}, this gleanseg reads up to {FORMAT}; update gleanseg")
+    rest = {key: value for key, value in info.items() if key != "sha256"}
+    if found != (digest(tensors) if "format" not in info else _seal(tensors, rest)):
+        raise Damaged(f"{path}: damaged checkpoint (its SHA-256 differs); {_AGAIN}")
     return tensors, info
 
 
@@ -77,6 +94,12 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return total.hexdigest()
+
+
+def _seal(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
+    """SHA-256 over all of a checkpoint of format 2."""
+    text = json.dumps(info, sort_keys=True)
+    return hashlib.sha256(f"{digest(tensors)}|{text}".encode()).hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -16,7 +16,6 @@ from gleanseg.networks.classifiers import build as build_classifier
 from gleanseg.networks.fusion import TextFusion
 from gleanseg.networks.network import Network
 from gleanseg.parts.method import Blueprint, Method
-from gleanseg.run.checkpoint import load
 from gleanseg.run.codes import load_codes
 from gleanseg.run.folder import Run
 from gleanseg.run.roi_aware import load_roi_aware
@@ -80,7 +79,7 @@ def load_classifier(run: Run, *, checkpoint: str | Path | None = None) -> Classi
 def _load(
     run: Run, kind: type[ModuleT], otherwise: str, *, checkpoint: str | Path | None, deploy: str | None
 ) -> list[ModuleT]:
-    tensors, info = load(run.checkpoint(checkpoint))
+    tensors, info = run.read(run.checkpoint(checkpoint))
     stage = next(s for s in run.recipe.stages if s.name == info["stage"])
     method = make_method(run, stage, pretrained=False)
     deploys = type(method).deploys
@@ -89,7 +88,13 @@ def _load(
         raise UserError(
             f"--deploy {name}: method {stage.method.name} offers {', '.join(deploys)}{nearest(name, deploys)}"
         )
-    method.load_state_dict({k.removeprefix(METHOD): v for k, v in tensors.items() if k.startswith(METHOD)})
+    try:
+        method.load_state_dict({k.removeprefix(METHOD): v for k, v in tensors.items() if k.startswith(METHOD)})
+    except RuntimeError as error:
+        raise UserError(
+            f"{run.path}: its checkpoint does not fit the method of this version "
+            f"({' '.join(str(error).split())[:200]}); use gleanseg {run.info.get('version', 'of that time')}"
+        ) from None
     modules = [method.get_submodule(part).eval().requires_grad_(False) for part in deploys[name]]
     found = [module for module in modules if isinstance(module, kind)]
     if len(found) < len(modules):

@@ -13,6 +13,7 @@ predictions/     evaluation/     tensorboard/    report.html
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +22,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gleanseg.config import Recipe
 from gleanseg.data.plan import Plan
 from gleanseg.errors import UserError
+from gleanseg.reading import read_json
 from gleanseg.rois.ontology import Ontology, builtin
-from gleanseg.run.checkpoint import sync
+from gleanseg.run.checkpoint import load, sync
 
 FORMAT = 1
+KEEP = 2
+"""Checkpoints kept of the stage that is running; of a finished stage its last."""
 Part = Callable[[Path], Mapping[str, Any]]
 """Writes files of its own into a new run folder and returns entries of run.json."""
 _CHECKPOINT = re.compile(r"(?P<stage>.+)-(?P<step>\d{8})\.safetensors")
@@ -97,11 +103,13 @@ class Run:
         """
         path = Path(path)
         try:
-            info = json.loads((path / "run.json").read_text())
+            info = read_json(path / "run.json")
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path}: not a run folder (no run.json); expected the --out of `gleanseg train`") from None
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path / 'run.json'}: damaged ({error}); restore it from a backup") from None
+        if not isinstance(info, dict):
+            raise UserError(f"{path / 'run.json'}: damaged (no JSON object); restore it from a backup")
         if info.get("gleanseg") != FORMAT:
             raise UserError(f"{path}: run format {info.get('gleanseg')}, this gleanseg reads {FORMAT}; update gleanseg")
         return cls(path, info)
@@ -119,7 +127,11 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """How volumes were prepared; the predictor prepares its input the same way."""
-        return Plan.model_validate_json((self.path / "plan.json").read_text())
+        path = self.path / "plan.json"
+        try:
+            return Plan.model_validate(read_json(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); restore it from a backup") from None
 
     @property
     def rois(self) -> tuple[str, ...]:
@@ -168,6 +180,25 @@ class Run:
             raise UserError(f"{path}: no such checkpoint{hint}")
         return path
 
+    def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and description of one of this run's checkpoints.
+
+        Raises:
+            Damaged: truncated or changed file.
+            UserError: no such file, or a checkpoint of another recipe, other ROIs or an unknown stage.
+        """
+        tensors, info = load(path)
+        known = {key: self.info[key] for key in ("rois", "recipe_digest") if key in self.info}
+        stages = [stage.name for stage in self.recipe.stages]
+        for key, what in (("rois", "other ROIs"), ("recipe_digest", "another recipe or seed")):
+            # Checkpoints called best held neither in format 1.
+            if key in known and info.get(key, known[key]) != known[key]:
+                found = f" ({', '.join(map(str, info[key]))})" if key == "rois" else ""
+                raise UserError(f"{path}: a checkpoint of {what}{found} than {self.path}; use one of that run")
+        if info.get("stage") not in stages:
+            raise UserError(f"{path}: of stage {info.get('stage')!r}, {self.path} has {', '.join(stages)}; use its own")
+        return tensors, info
+
     def record_test_access(self, *, purpose: str, cases: int) -> None:
         """Log that the test split was read; nothing in a run reads it silently."""
         append_line(self.path / "access.jsonl", {"time": now(), "split": "test", "purpose": purpose, "cases": cases})
@@ -189,7 +220,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that readers see either the old or the new contents."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text)
+        part.unlink(missing_ok=True)  # it may be a link, in a folder that somebody else has made
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
         sync(part)
         part.replace(path)
     except OSError as error:
@@ -198,8 +231,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one JSON line."""
-    with path.open("a") as file:
+    """Add one JSON line.
+
+    Raises:
+        UserError: the file is a link, which may lead out of the run folder, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); make it a plain file, links are not followed"
+        ) from None
+    with os.fdopen(handle, "a") as file:
         file.write(json.dumps(row) + "\n")
 
 

@@ -34,7 +34,7 @@ def adopt_roi_aware(
         )
     refuse_other_plan(presence, plan)
     sources(rois, presence.rois, ontology, tumors=config.tumors)
-    tensors, info = load(presence.checkpoint())
+    tensors, info = presence.read(presence.checkpoint())
     weights = {name.removeprefix(_NET): value for name, value in tensors.items() if name.startswith(_NET)}
     network = presence.recipe.network
     save(folder / _FILE, weights, {"stage": info["stage"], "step": info["step"]})

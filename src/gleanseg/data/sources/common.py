@@ -4,7 +4,6 @@ Nothing here or in the importers loads pydantic or numpy before an import really
 options of all importers in its help.
 """
 
-import json
 import os
 import random
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gleanseg import reading
 from gleanseg.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read_json(path: Path, *, hint: str) -> dict[str, Any]:
         UserError: missing (``hint`` says what is expected there) or not an object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = reading.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {hint}") from None
     except (OSError, ValueError) as error:

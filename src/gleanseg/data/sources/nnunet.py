@@ -1,6 +1,5 @@
 """nnU-Net v2 raw layout: channels, regions, ignore label, ``splits_final.json`` and the in-place ``dataset`` key."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from gleanseg import reading
 from gleanseg.data.sources.common import Draft, Names, assign_splits, entry, modality, read_json, slug
 from gleanseg.errors import UserError, nearest
 
@@ -160,7 +160,7 @@ def _splits_path(root: Path, options: Options) -> Path:
 
 def _assign_fold(cases: list[dict[str, Any]], path: Path, fold: int) -> None:
     try:
-        folds = json.loads(path.read_text(encoding="utf-8-sig"))
+        folds = reading.read_json(path)
         chosen = {"train": set(folds[fold]["train"]), "validation": set(folds[fold]["val"])} if fold >= 0 else None
     except IndexError:
         raise UserError(f"{path}: holds folds 0 to {len(folds) - 1}, asked for {fold}; choose another --fold") from None
