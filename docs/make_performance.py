@@ -1,14 +1,17 @@
 """Write docs/performance.md from benchmarks/results, so that no number on it was typed.
 
-python docs/make_performance.py
+python docs/make_performance.py [--glance]        # --glance prints the table of all times and ratios, too
 """
 
 import json
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import costs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -52,16 +55,26 @@ def page() -> str:
         **{name: partial(experiment, title=title, about=about) for name, (title, about) in EXPERIMENTS.items()},
         "ct_example": ct_example,
         "brats_sample": brats_sample,
-        "peak_memory": peak_memory,
-        "step_time": step_time,
-        "head_cost": head_cost,
-        "text_cost": text_cost,
-        "metrics": metrics,
-        "bookkeeping": bookkeeping,
+        "step_time": costs.step_time,
+        "step_time_unet3d": costs.step_time,
+        "step_time_swin_unetr": costs.step_time,
+        "inference": costs.inference,
+        "peak_memory": costs.peak_memory,
+        "preprocessing": costs.preprocessing,
+        "augmentation": costs.augmentation,
+        "head_cost": costs.head_cost,
+        "text_cost": costs.text_cost,
+        "metrics": costs.metrics,
+        "bookkeeping": costs.bookkeeping,
     }
-    found = {name: RESULTS / f"{name}.json" for name in sections}
-    parts = [sections[name](json.loads(path.read_text())) for name, path in found.items() if path.exists()]
-    return "\n".join([HEAD, *parts])
+    found = results()
+    parts = [section(found[name]) for name, section in sections.items() if name in found]
+    return "\n".join([HEAD, costs.glance(found), *parts])
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Contents of the results' files by name."""
+    return {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
 
 
 def experiment(result: dict[str, Any], *, title: str, about: str) -> str:
@@ -148,155 +161,7 @@ segmented on its own grid, every region inside the one around it. One subject: n
 """
 
 
-def peak_memory(result: dict[str, Any]) -> str:
-    """104 ROIs against 2."""
-    few, many = result["peaks"]
-    return f"""\
-## Peak memory of prediction
-
-| ROIs | peak | time |
-|---|---|---|
-| {few["num_rois"]} | {few["peak_mib"]:.0f} MiB | {few["seconds"]:.0f} s |
-| {many["num_rois"]} | {many["peak_mib"]:.0f} MiB | {many["seconds"]:.0f} s |
-
-Ratio {result["ratio"]:.2f} (target at most {result["target"]}); of what prediction adds to the process,
-{result["ratio_of_what_predicting_adds"]:.2f}. {result["network"]} on {result["image"]} at {result["spacing_mm"]} mm,
-random weights, on {few["threads"]} of {result["machine"]["cores"]} cores.
-
-`{result["command"]}`
-"""
-
-
-def step_time(result: dict[str, Any]) -> str:
-    """The engine against a plain loop."""
-    times = result["times"].items()
-    rows = [f"| {name} | {t['median_s']:.2f} s | {t['min_s']:.2f} to {t['max_s']:.2f} s |" for name, t in times]
-    return f"""\
-## Training step
-
-{result["what"]}; precision of the engine: {result["precision"]}.
-
-| side | median | range |
-|---|---|---|
-{chr(10).join(rows)}
-
-The engine is {result["speedup_of_engine_over_fp32_loop"]} x as fast as the plain fp32 loop; with reading and augmenting
-patches {result["speedup_of_whole_step_over_fp32_loop"]} x. Engine and loader cost
-{100 * result["overhead_of_engine_and_loader_over_bare_network"]:.0f} % over the bare network in the
-same precision and layout.
-
-`{result["command"]}`
-"""
-
-
-def head_cost(result: dict[str, Any]) -> str:
-    """Heads whose weights come from codes against a last layer."""
-    rows = [
-        f"| {s['head']} | {s['rois']} | {s['step_s']:.2f} s | {s['pass_s']:.2f} s | {s['peak_of_step_mib']} MiB | "
-        f"{s['peak_of_pass_mib']} MiB |"
-        for s in result["sides"]
-    ]
-    times = {(s["head"], s["rois"]): s["step_s"] for s in result["sides"]}
-    ratios = " and ".join(f"{times['dynamic', n] / times['fixed', n]:.1f} x (at {n} ROIs)" for n in (11, 104))
-    return f"""\
-## Cost of the dynamic head
-
-{result["what"]}; each case knows half of the ROIs. Each row is a process of its own. A step goes forward and back, a
-pass forward only. A step with the dynamic head takes {ratios} the time of one with a fixed head.
-
-| head | ROIs | step | pass | peak memory of a step | of a pass |
-|---|---|---|---|---|---|
-{chr(10).join(rows)}
-
-`{result["command"]}`
-"""
-
-
-def text_cost(result: dict[str, Any]) -> str:
-    """Two networks with and without text."""
-    rows = [
-        f"| {name} | {t['step']['median_s']:.2f} s | {t['step']['min_s']:.2f} to {t['step']['max_s']:.2f} s | "
-        f"{t['pass']['median_s']:.3f} s | {t['pass']['min_s']:.3f} to {t['pass']['max_s']:.3f} s |"
-        for name, t in result["times"].items()
-    ]
-    return f"""\
-## Cost of text
-
-{result["what"]}. With text a step takes {result["step_with_text"]:.2f} x and a pass of one network
-{result["pass_with_text"]:.2f} x as long as without; two networks that teach each other take
-{result["step_of_two_networks"]:.2f} x the step of one.
-
-| training | step | range | pass over one window | range |
-|---|---|---|---|---|
-{chr(10).join(rows)}
-
-`{result["command"]}`
-"""
-
-
-def metrics(result: dict[str, Any]) -> str:
-    """Scores of a case against other libraries."""
-    parts = []
-    for case in result["cases"]:
-        rows = [
-            f"| {name} | {t['median_s']:.2f} s | {t['min_s']:.2f} to {t['max_s']:.2f} s | "
-            f"{case['times_faster'].get(name, 1.0):.1f} x |"
-            for name, t in case["times"].items()
-        ]
-        differences = [
-            f"{name} {max(found.values()):.1g} ({', '.join(found)})"
-            for name, found in case["largest_difference_where_definitions_are_equal"].items()
-        ]
-        parts.append(f"""\
-{case["case"]}:
-
-| library | median | range | gleanseg is faster by |
-|---|---|---|---|
-{chr(10).join(rows)}
-
-Largest difference where definitions are equal: {"; ".join(differences)}.
-""")
-    return f"""\
-## Metrics of a case
-
-Dice, Jaccard, HD95, ASD and NSD of every ROI on one core, in turns; medpy computes no NSD, surface-distance no Jaccard.
-
-{chr(10).join(parts)}
-`{result["command"]}`
-"""
-
-
-def bookkeeping(result: dict[str, Any]) -> str:
-    """Many cases."""
-    what = {
-        "load_and_check_manifest_s": "load and check the manifest",
-        "hash_manifest_s": "hash it",
-        "open_store_s": "open the store",
-        "select_s": "select what the run sees",
-        "overlaps_s": "find which ROIs overlap",
-        "first_patch_s": "first patch",
-        "patch_s": "every further patch",
-    }
-    sizes = result["cases"]
-    rows = []
-    for key, said in what.items():
-        times = [f"{size[key]:.3f} s" for size in sizes.values()]
-        rows.append(f"| {said} | {' | '.join(times)} |")
-    peaks = [f"{size['peak_mib']} MiB" for size in sizes.values()]
-    rows.append(f"| peak memory | {' | '.join(peaks)} |")
-    return f"""\
-## Many cases
-
-| step | {" | ".join(f"{int(n):,} cases" for n in sizes)} |
-|---|{"---|" * len(sizes)}
-{chr(10).join(rows)}
-
-`gleanseg --help` takes {result["help_s"]["median"]:.2f} s ({result["help_s"]["min"]:.2f} to
-{result["help_s"]["max"]:.2f}).
-
-`{result["command"]}`
-"""
-
-
 if __name__ == "__main__":
     PAGE.write_text(page())
+    if "--glance" in sys.argv:
+        print(costs.glance(results()))

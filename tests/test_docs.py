@@ -20,6 +20,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
+@pytest.fixture(autouse=True)
+def _beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+
+
 def loaded(script: str) -> ModuleType:
     """A script of ``docs``."""
     spec = importlib.util.spec_from_file_location(script, ROOT / "docs" / f"{script}.py")
