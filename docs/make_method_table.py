@@ -2,7 +2,7 @@
 
 python docs/make_method_table.py
 
-What a method keeps is read off an object of it, made without storage ("meta") on a small network.
+What a method keeps is read off an object of it, made without storage ("meta") on a narrow network.
 """
 
 import inspect
@@ -99,7 +99,7 @@ def made(name: str) -> Method:
     """A method with its default options, without storage."""
     cls = resolved(name)
     with torch.device("meta"):
-        network = partial(UNet3D, UNet3D.Config(width=4, levels=3), in_channels=1, num_rois=len(ROIS))
+        network = partial(UNet3D, UNet3D.Config(width=4), in_channels=1, num_rois=len(ROIS))
         classifier = partial(classifiers.build, "resnet18", {}, in_channels=1, num_outputs=len(ROIS))
         return cls(
             Blueprint(

@@ -41,7 +41,7 @@ def test_voxels_of_disagreement_are_learnt_again() -> None:
 
 
 def dice_lost(z: torch.Tensor, batch: Batch) -> list[float]:
-    """Squared out of Dice by hand, ROI by ROI, over all known cases."""
+    """1 - Dice of each ROI by hand, over all known cases."""
     lost = []
     for r in range(3):
         seen = batch.known[:, r, None, None, None] & batch.valid

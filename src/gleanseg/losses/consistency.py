@@ -57,25 +57,25 @@ def mse_of_logits(
 def mse_where(
     student_logits_BRZYX: Float[Tensor, "B R Z Y X"],
     target_BRZYX: Float[Tensor, "B R Z Y X"],
-    sure_BRZYX: Bool[Tensor, "B R Z Y X"],
+    counted_BRZYX: Bool[Tensor, "B R Z Y X"],
     weight_BR: Bool[Tensor, "B R"],
     valid_BZYX: Bool[Tensor, "B Z Y X"],
 ) -> Mean:
-    r"""Mean of $(\sigma(z) - q)^2$ over the sure, valid voxels of all chosen (case, ROI) pairs together.
+    r"""Mean of $(\sigma(z) - q)^2$ over the counted, valid voxels of all chosen (case, ROI) pairs together.
 
     Args:
         student_logits_BRZYX: raw scores z, with gradient.
         target_BRZYX: probabilities q, in [0, 1]; get no gradient.
-        sure_BRZYX: voxels that count.
+        counted_BRZYX: voxels that count, such as those where a teacher is sure.
         weight_BR: which pairs take part, usually ``~known``.
         valid_BZYX: False in padding.
 
     Returns:
-        Sum over voxels and their number; where nothing is sure the term adds 0.
+        Sum over voxels and their number; where none counts the term adds 0.
 
     Reference: Yu et al., UA-MT, MICCAI 2019, https://arxiv.org/abs/1907.07034, eq. 4.
     """
-    marked = torch.where(sure_BRZYX, target_BRZYX.to(student_logits_BRZYX.dtype), -1.0)
+    marked = torch.where(counted_BRZYX, target_BRZYX.to(student_logits_BRZYX.dtype), -1.0)
     sums_KBR = pair_sums(_squared_distance_to, student_logits_BRZYX, marked, weight_BR, valid_BZYX)
     return Mean(sums_KBR[0].sum(), sums_KBR[1].detach().sum())
 
@@ -110,8 +110,8 @@ def _differing(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
 
 
 def _squared_distance_to(student: Tensor, marked: Tensor) -> tuple[Tensor, ...]:
-    sure = (marked >= 0).to(student.dtype)
-    return (student.sigmoid() - marked).square() * sure, sure
+    counted = (marked >= 0).to(student.dtype)
+    return (student.sigmoid() - marked).square() * counted, counted
 
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:

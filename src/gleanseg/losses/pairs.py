@@ -113,7 +113,7 @@ class _PairSums(torch.autograd.Function):
 
 
 def _chunks(chosen_BR: Tensor, valid_BZYX: Tensor) -> Iterator[tuple[int, slice, bool]]:
-    """Runs of neighboring chosen ROIs of one case, and whether all its voxels are valid; skips cases without any."""
+    """Runs of neighbouring chosen ROIs of one case, and whether all its voxels are valid; skips cases without any."""
     num_valid = valid_BZYX.flatten(1).sum(1)
     facts = torch.cat([num_valid[:, None], chosen_BR.long()], dim=1).tolist()  # the one wait for the device
     num_voxels = valid_BZYX[0].numel()

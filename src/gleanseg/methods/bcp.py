@@ -28,15 +28,17 @@ class BCP(Method):
     \tilde y = \mathrm{largest}\,[f_{\theta'} > \tfrac12],\quad \theta' \leftarrow \mu\,\theta' + (1 - \mu)\,\theta$$
 
     M is 0 in a box of $\beta$ of each side; of i and j one is labelled, both ways. Before that, a stage with
-    ``pretraining`` learns mixtures of two labelled patches, without the teacher.
+    ``pretraining`` learns mixtures of two labelled patches from half of $\mathcal{L}$, without the teacher.
 
     Paper: Bai et al., CVPR 2023, https://arxiv.org/abs/2305.00673
     Deviations (from the released LA_BCP_train.py):
         1. Each row lends its outside to one mixture and its box to another, so that two labelled and two unlabelled
-           rows make four mixtures; published: four and four, each for one of both.
+           rows make four mixtures; published: four and four, each for one of both, and a pass for each direction.
         2. Which loss a region takes depends on whether its source knows the ROI: partly labelled cases take part.
-        3. Dice of known regions is pooled over mixtures; that of pseudo labels is a mean over them, as published.
+        3. Dice of known regions is pooled over mixtures; that of pseudo labels is a mean over them, as published. It is
+           that of ROIs; released, the mean of theirs and the background's.
         4. The teacher is in evaluation mode and copies the student's batch statistics; ``buffers = "own"`` as released.
+        5. In the first stage, too, cross-entropy is a mean over regions; released, over all voxels.
     """
 
     views = Views(names=("strong",), unlabelled=True)
@@ -71,6 +73,7 @@ class BCP(Method):
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Known regions of each mixture learn from labels, unknown ones from pseudo labels."""
         c = self.config
+        share = 0.5 if c.pretraining else 1.0
         if c.pretraining:
             batch = batch.labelled()
         x, mix = batch.x["strong"], draw_copy_paste(batch, c.beta)
@@ -81,7 +84,10 @@ class BCP(Method):
         def terms(r: Chunk) -> dict[str, Term]:
             z = self.student.score(student, r).repeat(2, 1, 1, 1, 1)  # for what is outside the boxes, and inside
             y, known = mix.sources(batch.y(r)), mix.sources(batch.known[:, r])
-            found: dict[str, Term] = {"dice": pooled_dice(z, y, known, seen), "ce": partial_bce(z, y, known, seen)}
+            found: dict[str, Term] = {
+                "dice": pooled_dice(z, y, known, seen).scaled(share),
+                "ce": partial_bce(z, y, known, seen).scaled(share),
+            }
             if taught is not None:
                 pseudo = mix.sources(self._pseudo(taught, batch, r))
                 found["pseudo_dice"] = case_dice(z, pseudo, ~known, seen).scaled(c.alpha)

@@ -31,12 +31,14 @@ class CauSSL(Method):
 
     Paper: Miao et al., CauSSL: Causality-inspired Semi-supervised Learning for Medical Image Segmentation, ICCV 2023
     Deviations (from the released train_CT_MCCauSSL.py):
-        1. The maps A are found exactly, by least squares, every step; released, 60 steps of Adam climb every 60 steps.
+        1. The maps A are found exactly, by least squares, every step; released, 60 steps of Adam climb every 60 steps,
+           and dependence counts from step 60.
         2. Every decoder moves away from the others; released, only the first does: ``independent = "first"``.
         3. Agreement of unknown ROIs in rows of either stream.
         4. The first decoder is the network's own, the others take the two remaining ways of a transposed convolution,
            trilinear and nearest interpolation, after a 1x1x1 convolution where they replace a transposed one.
         5. The ramp is a share of the run, not 40 times 150 of 5000 steps.
+        6. Dice is linear; released, with squares in the denominator.
     """
 
     views = Views(names=("strong",), unlabelled=True)

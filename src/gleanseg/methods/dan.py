@@ -35,6 +35,7 @@ class DAN(Method):
            Probabilities of known ROIs are not moved to deceive it.
         2. E learns from passes without drop-out but with the batch's statistics, not running ones that lag behind.
         3. The ramp is a share of the run, not 200 times 150 steps. Adam has PyTorch's second beta, 0.999, not 0.99.
+        4. Dice is linear and of ROIs alone; released, with squares in the denominator, and of background, too.
     """
 
     views = Views(names=("strong",), unlabelled=True)

@@ -34,6 +34,7 @@ class MCF(Method):
            over the others. Ties go to B, as released. Each rank decides for itself.
         2. Unknown ROIs of all rows take part; one optimiser steps both networks.
         3. Weights start as each network's own do. The ramp is a share of the run, not 40 times 150 steps.
+        4. Dice, which also tells who is better, is linear; released, with squares in the denominator.
     """
 
     views = Views(names=("strong",), unlabelled=True)
@@ -92,6 +93,6 @@ class MCF(Method):
 
         rois = torch.arange(batch.known.shape[1], device=batch.known.device)
         sums_a, sums_b = (term.sums for term in over_rois(dice, batch, rois).values() if isinstance(term, Pooled))
-        lost_a, lost_b, told = lost_of_each(sums_a), lost_of_each(sums_b), sums_a[2] > 0
-        on_the_whole = (lost_a - lost_b)[told].sum() < 0  # False where nothing tells
-        return torch.where(told, lost_a < lost_b, on_the_whole)
+        lost_a, lost_b, has_reference = lost_of_each(sums_a), lost_of_each(sums_b), sums_a[2] > 0
+        on_average = (lost_a - lost_b)[has_reference].sum() < 0  # False where no ROI has a reference voxel
+        return torch.where(has_reference, lost_a < lost_b, on_average)

@@ -34,7 +34,8 @@ class URPC(Method):
     Paper: Luo et al., MICCAI 2021, https://arxiv.org/abs/2012.07042
     Deviations (from the code that semi-supervised segmentation compares with, SSL4MIS):
         1. Channels drop out before the further heads alone; what the network drops is its own matter.
-        2. One sigmoid per ROI; means over voxels are an ROI's own.
+        2. One sigmoid per ROI; means over voxels are an ROI's own. Dice is linear and of ROIs alone; released, with
+           squares in the denominator, and of background, too.
         3. The ramp is the whole run, as in the paper; the released BraTS run ends before it does, at 0.29 of it.
     """
 
