@@ -101,3 +101,8 @@ def test_the_second_stage_starts_with_both_networks() -> None:
 def test_an_unknown_roi_is_refused() -> None:
     with pytest.raises(UserError, match="scattered: 'splen' is not one of the run's ROIs"):
         made(scattered=("splen",))
+
+
+def test_a_single_labelled_row_cannot_be_mixed() -> None:
+    with pytest.raises(UserError, match=r"expected two or more in a micro-batch of a rank, found 1; raise sampling"):
+        made(pretraining=True)(make_batch(num_labelled=1), LATE)

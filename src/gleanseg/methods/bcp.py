@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gleanseg.config import Share
+from gleanseg.errors import UserError
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import case_dice, pooled_dice
 from gleanseg.parts.components import largest_components
@@ -76,6 +77,11 @@ class BCP(Method):
         share = 0.5 if c.pretraining else 1.0
         if c.pretraining:
             batch = batch.labelled()
+            if len(batch.key) == 1:
+                raise UserError(
+                    "method.pretraining pastes labelled rows into each other: expected two or more in a micro-batch of "
+                    "a rank, found 1; raise sampling.labelled_batch or lower train.accumulate"
+                )
         x, mix = batch.x["strong"], draw_copy_paste(batch, c.beta)
         student, seen = self.student.features(mix.paste(x)), mix.regions(batch.valid)
         with torch.no_grad():
