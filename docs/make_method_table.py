@@ -150,7 +150,7 @@ def kept(method: Method) -> tuple[str, str]:
 
 def spelled(name: str, child: nn.Module) -> str:
     """A part that is no network, by name; of a list, how many."""
-    return f"{len(child)} {name}" if isinstance(child, nn.ModuleList) else name
+    return f"{name} ({len(child)})" if isinstance(child, nn.ModuleList) else name
 
 
 def cost(name: str) -> str:

@@ -37,7 +37,9 @@ class ACMT(Method):
         2. The squared distance is averaged over A for all four; released ``uncertainty`` has twice that.
         3. ``prototype`` without the entropy term that released code adds outside A, channel by sample; certain is where
            the probability varies by less than 0.1, not the sigmoid of half of each soft-max logit.
-        4. The ramp is a share of the run, not 40 times 150 steps.
+        4. ``label-error`` judges each (case, ROI) pair apart, and finds nothing where the student's mask is empty or
+           full; released: all cases together, and then plain consistency.
+        5. The ramp is a share of the run, not 40 times 150 steps; Dice is that of the ROI, without background's.
     """
 
     views = Views(names=("strong",), unlabelled=True)

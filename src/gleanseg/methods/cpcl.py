@@ -43,6 +43,7 @@ class CPCL(Method):
         3. The teacher is in evaluation mode and copies the student's normalisation statistics.
         4. Released code cuts the gradient of both cyclic terms and lets the student follow the teacher's logits under
            noise, which the paper discards: ``released = true`` only watches the former and trains by the latter.
+        5. Dice is the linear one of the ROI, and supervision is not halved, so that ``lam`` weighs half as much.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)

@@ -30,9 +30,9 @@ class SSNet(Method):
     r"""Smoothness under the worst small perturbation d, and separation of classes in feature space.
 
     $$L = \mathrm{Dice}(f(x), y) + \lambda(t)\,\big[ D(f(x + d), f(x)) + \beta\,(L_{con}^{known} + L_{con}^{unknown})
-    \big], \qquad L_{con} = \sum_c \overline{a_i b_j\,(1 - \cos(q(g(e_i)), m_j))}$$
+    \big], \qquad L_{con} = \tfrac1C \sum_c \overline{a_i b_j\,(1 - \cos(q(g(e_i)), m_j))}$$
 
-    over voxels i of class c, of the label or the prediction, with features e, projection g, prediction q, learned
+    over voxels i of C classes c, of the label or the prediction, with features e, projection g, prediction q, learned
     weights a and b, and a memory of the most telling rows $m_j = g(e_j)$ of known, correctly predicted voxels.
 
     Paper: Wu et al., MICCAI 2022, https://doi.org/10.1007/978-3-031-16443-9_4
@@ -42,7 +42,7 @@ class SSNet(Method):
         3. Contrast at drawn voxels; layer norm in the new heads; classes share the hidden layers of a and of b.
         4. Sizes of the perturbation are per voxel: 10 for a patch of 112 x 112 x 80 is 0.01. The released Dice D sums
            over both classes at once, which is ``disagreement``; its reference is the training pass.
-        5. ``released = true``: the *least* telling rows, unweighed; none of the outside, which still halves the sum.
+        5. ``released = true``: the *least* telling rows, unweighted; none of the outside, which still halves the sum.
     """
 
     views = Views(names=("strong",), unlabelled=True)
