@@ -43,7 +43,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder), number)
             words = [sys.executable, __file__, "--side", folder, str(number)]
-            sides[str(number)] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+            sides[str(number)] = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
     helps = [timed(lambda: subprocess.run([gleanseg(), "--help"], check=True, capture_output=True))[0]
              for _ in range(arguments.repeats)]  # fmt: skip
     write(
@@ -90,14 +90,15 @@ def make(folder: Path, number: int) -> None:
     many = Manifest(name="many", rois=ROIS, channels=channels, cases=[case(i) for i in range(number)], root=folder)
     many.save(folder / "manifest.json")
     (source,) = (store / "cases").iterdir()
-    told = json.loads((source / "case.json").read_text())
+    told, files = json.loads((source / "case.json").read_text()), ("image.b2nd", "codes.b2nd", "foreground.npy")
     for i in range(number):
-        place = store / "cases" / folder_name(f"case_{i:06d}")
-        if place != source:
-            place.mkdir()
-            for name in ("image.b2nd", "codes.b2nd", "foreground.npy"):
-                (place / name).symlink_to(source / name)
-            (place / "case.json").write_text(json.dumps(told | {"id": f"case_{i:06d}"}))
+        place = os.path.join(store, "cases", folder_name(f"case_{i:06d}"))
+        if place != str(source):
+            os.mkdir(place)
+            for name in files:
+                os.symlink(source / name, os.path.join(place, name))
+            with open(os.path.join(place, "case.json"), "w") as file:
+                json.dump(told | {"id": f"case_{i:06d}"}, file)
     head = read_head(store)
     assert head is not None, "prepare wrote it"
     write_head(store, Head(plan=head.plan, request="", manifest_digest=many.digest()))
