@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DATA ?= ../shared/data# of real volumes, for benchmarks
 
 .PHONY: demo test lint types unit format bench clean
 
@@ -23,6 +24,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+bench: $(STAMP)  ## times and memory against other libraries, on a machine that does nothing else; hours
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python benchmarks/run_all.py --data $(DATA)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

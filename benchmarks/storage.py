@@ -1,9 +1,7 @@
 """The store's format, the images' interpolation and the kind of workers: the measurements that chose them.
 
-    python -P benchmarks/storage.py                      # about 6 minutes on 2 cores
-    python -P benchmarks/storage.py --only resampling    # storage, resampling or workers
-
--P keeps this folder off the module path, where ``queue.py`` would hide Python's own module.
+    python benchmarks/storage.py                      # about 6 minutes on 2 cores
+    python benchmarks/storage.py --only resampling    # storage, resampling or workers
 
 storage      reads random patches from blosc2 and zarr arrays of the same voxels; every read opens the array, as a
              loader that goes through many cases does
