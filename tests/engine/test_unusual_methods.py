@@ -1,16 +1,23 @@
-"""Runs of methods that ask more of the engine: two stages of one method, networks of two kinds."""
+"""Runs of methods that ask more of the engine: two stages, networks of two kinds, players of other names."""
 
 from pathlib import Path
+from typing import final
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
-from gleanseg.config import Recipe
+from gleanseg.config import OptimizerConfig, Recipe
 from gleanseg.engine.fit import fit
 from gleanseg.errors import UserError
+from gleanseg.losses.bce import partial_bce
+from gleanseg.parts.method import Blueprint, Method
 from gleanseg.run.checkpoint import load
 from gleanseg.run.deploy import load_deployed
+from gleanseg.types import Batch, Progress, Term, Views
+from support.batches import make_batch
 from support.data import prepared
+from support.ranks import make_trainer
 
 STAGES = """
 [[stage]]
@@ -67,3 +74,31 @@ def test_a_second_network_that_cannot_be_is_named(recipe: Recipe, tmp_path: Path
     path = recipe.manifest.with_name("recipe.toml")
     with pytest.raises(UserError, match=message):
         fit(Recipe.load(path, overrides=[f"method.other={other}"]), out=tmp_path / "run")
+
+
+@final
+class Pair(Method):
+    """Two players, neither of whom is called ``main``."""
+
+    views = Views(names=("weak",))
+    players = ("a", "b")
+    deploys = {"a": ("a",)}
+
+    def __init__(self, build: Blueprint, config: object) -> None:
+        super().__init__(build, config)
+        self.a, self.b = build(), build()
+
+    def optimizer_of(self, player: str, recipe: OptimizerConfig) -> OptimizerConfig:
+        return recipe if player == "a" else recipe.model_copy(update={"lr": 10 * recipe.lr})
+
+    def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
+        z = self.get_submodule(player)(batch.x["weak"])
+        return {f"ce_{player}": partial_bce(z, batch.y(), batch.known, batch.valid)}
+
+
+def test_the_log_has_the_rate_of_the_first_player_where_none_is_main() -> None:
+    trainer = make_trainer(Pair, Fabric(accelerator="cpu", devices=1, precision="32-true"), optimizer="sgd")
+    step = trainer.train_step([make_batch()], [], 0.0)
+    assert set(step.terms) == {"ce_a", "ce_b"}
+    a, b = (trainer.optimizers[player].param_groups[0]["lr"] for player in ("a", "b"))
+    assert step.lr == a == b / 10

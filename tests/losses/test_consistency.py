@@ -36,6 +36,17 @@ def test_the_teacher_gets_no_gradient() -> None:
     torch.testing.assert_close(student.grad, torch.full_like(Z, 2 * (1 / 4) * (3 / 16) / 3))
 
 
+def test_both_get_a_gradient_where_asked() -> None:
+    student, teacher = Z.clone().requires_grad_(), T.clone().requires_grad_()
+    term = mse(student, teacher, torch.ones(2, 2, dtype=torch.bool), VALID, both=True)
+    assert term.total.item() == pytest.approx(4 / 16)
+    term.total.backward()
+    assert student.grad is not None
+    assert teacher.grad is not None
+    torch.testing.assert_close(student.grad, torch.full_like(Z, 2 * (1 / 4) * (3 / 16) / 3))
+    torch.testing.assert_close(teacher.grad, torch.full_like(Z, -2 * (1 / 4) * (1 / 4) / 3))
+
+
 def test_sure_voxels_of_all_pairs_share_one_mean() -> None:
     sure = torch.tensor([True, False, True]).expand(2, 2, 1, 1, 3).clone()
     sure[1] = False

@@ -48,18 +48,24 @@ def test_features_and_weights_move_and_memories_do_not() -> None:
 
 
 def test_queries_are_compared_with_one_positive_and_the_negatives_found() -> None:
-    q = torch.tensor([[EAST, NORTH]])
-    n = torch.tensor([[NORTH, WEST, EAST]])
-    found = torch.tensor([[True, True, False]])
-    term = info_nce(
-        2 * q, torch.tensor([EAST]), 3 * n, found_KQ=torch.tensor([[True, True]]), found_KN=found, temperature=0.5
+    q = torch.tensor([[EAST, NORTH], [WEST, WEST]])
+    p = torch.tensor([EAST, WEST])
+    n = torch.tensor([[NORTH, WEST, EAST], [EAST, EAST, NORTH]])
+    asking, found = (
+        torch.tensor([[True, True], [True, False]]),
+        torch.tensor([[True, True, False], [True, False, False]]),
     )
+    term = info_nce(2 * q, p, 3 * n, found_KQ=asking, found_KN=found, temperature=0.5)
     east = math.log(math.exp(2) + math.exp(0) + math.exp(-2)) - 2
     north = math.log(math.exp(0) + math.exp(2) + math.exp(0)) - 0
-    assert (term.total.item(), term.count.item()) == (pytest.approx(east + north), 2)
-    nobody = info_nce(
-        q, torch.tensor([EAST]), n, found_KQ=torch.tensor([[True, True]]), found_KN=~found & found, temperature=0.5
+    west = math.log(math.exp(2) + math.exp(-2)) - 2
+    expected = (east + north) / 2 + west  # classes count the same
+    assert (term.total.item(), term.count.item()) == (pytest.approx(expected), 2)
+    alone = info_nce(
+        2 * q, p, 3 * n, found_KQ=asking, found_KN=found & torch.tensor([[True], [False]]), temperature=0.5
     )
+    assert (alone.total.item(), alone.count.item()) == (pytest.approx((east + north) / 2), 1)
+    nobody = info_nce(q, p, n, found_KQ=asking, found_KN=~found & found, temperature=0.5)
     assert (nobody.total.item(), nobody.count.item()) == (0, 0)
 
 
@@ -73,7 +79,7 @@ def test_a_feature_is_drawn_to_its_pair_its_class_and_its_centre() -> None:
     # Cosines of the one query: pair 0, queue 1, (empty), -1, 0, centres 1, -1; it should resemble 0, 1 and 0.2 x 1.
     logits = torch.tensor([0.0, 2.0, -2.0, 0.0, 2.0, -2.0])
     log_s = logits.log_softmax(0)
-    expected = -(log_s[0] + log_s[1] + 0.2 * log_s[4]) / 2.2
+    expected = -(log_s[0] + log_s[1] + 0.2 * log_s[4]) / 3
     assert (term.total.item(), term.count.item()) == (pytest.approx(expected.item(), rel=1e-5), 1)
     term.total.backward()
     assert q.grad is not None

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from gleanseg.config import Named
+from gleanseg.errors import UserError
 from gleanseg.losses.entropy import bits
+from gleanseg.methods import build_method
 from gleanseg.methods.ac_mt import ACMT
 from gleanseg.parts.class_prototypes import prototype_labels
 from gleanseg.parts.label_errors import label_errors
 from gleanseg.types import Progress
-from support.batches import make_batch
-from support.steps import LATE, made, mean, values
+from support.batches import make_batch, small_blueprint
+from support.steps import LATE, made, mean, sees_alike, values
 
 EARLY = Progress(0, 10**6)
 
@@ -17,7 +20,6 @@ EARLY = Progress(0, 10**6)
 def with_another_teacher(**options: object) -> ACMT:
     """Student and teacher that differ, without noise, and draw more than the prior, so that masks have voxels."""
     method = made(ACMT, noise=0.0, **options)
-    assert isinstance(method, ACMT)
     with torch.no_grad():
         for parameter in method.teacher.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
@@ -71,13 +73,15 @@ def test_prototypes_are_the_teachers_at_half_resolution() -> None:
 @pytest.mark.parametrize("ambiguity", ["entropy", "uncertainty"])
 def test_the_limit_of_doubt_moves(ambiguity: str, bias: float, rise: float, progress: Progress, share: float) -> None:
     method, batch = made(ACMT, ambiguity=ambiguity, rise=rise, passes=2), make_batch(known=False)
-    assert isinstance(method, ACMT)
-    with torch.no_grad():
-        method.student.head.classifier.weight.zero_()  # type: ignore[union-attr, operator]
-        method.student.head.classifier.bias.fill_(bias)  # type: ignore[union-attr, operator]
+    sees_alike(method.student, bias)
     terms = method(batch, progress)
     assert mean(terms["ambiguous"]) == share
     assert float(terms["consistency"].count) == float(terms["ambiguous"].total)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_limit_that_no_entropy_reaches_is_refused() -> None:
+    with pytest.raises(UserError, match=r"limit \+ rise \(1\.1\) must not exceed 1"):
+        build_method(Named(name="ac_mt", limit=0.9), small_blueprint())  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

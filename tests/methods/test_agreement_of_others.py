@@ -3,32 +3,18 @@
 import pytest
 import torch
 
-from gleanseg.engine.terms import combine
 from gleanseg.losses.bce import partial_bce
+from gleanseg.losses.dice import pooled_dice
 from gleanseg.losses.entropy import entropy
 from gleanseg.methods.cct import CCT
+from gleanseg.methods.cpcl import CPCL
 from gleanseg.methods.cps import CPS
 from gleanseg.methods.entropy_minimization import EntropyMinimization
 from gleanseg.methods.uamt import UAMT
 from gleanseg.parts.method import Method
-from gleanseg.types import Batch, Progress, Term
-from support.batches import make_batch, small_blueprint
-
-LATE = Progress(20, 20)
-
-
-def made(cls: type[Method], **options: object) -> Method:
-    torch.manual_seed(0)
-    return cls(small_blueprint(), cls.Config(**options)).train()
-
-
-def values(method: Method, batch: Batch, progress: Progress = LATE) -> dict[str, float]:
-    _, found = combine(method(batch, progress), world=1, all_reduce=lambda t: t)
-    return {name: float(value) for name, value in found.items()}
-
-
-def mean(term: Term) -> float:
-    return float(term.total.detach() / term.count)  # type: ignore[union-attr]
+from gleanseg.types import Progress
+from support.batches import make_batch
+from support.steps import LATE, made, mean, moved_by, sees_alike, values
 
 
 @pytest.mark.parametrize("cls", [EntropyMinimization, CPS])
@@ -54,22 +40,20 @@ def test_each_network_learns_what_the_other_would_draw() -> None:
 
 
 def test_cross_labels_teach_one_way() -> None:
-    method, batch = made(CPS), make_batch(known=False)
-    terms = method(batch, LATE)
-    loss, _ = combine({"cross_a": terms["cross_a"]}, world=1, all_reduce=lambda t: t)
-    loss.backward()
-    assert all(p.grad is None for p in method.b.parameters())  # type: ignore[union-attr]
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in method.a.parameters())  # type: ignore[union-attr]
+    moved = moved_by(made(CPS), make_batch(known=False), "cross_a")
+    assert moved
+    assert all(name.startswith("a.") for name in moved)
 
 
-def doubtful(method: Method, bias: float) -> UAMT:
-    """A teacher that gives every voxel the same logit."""
-    assert isinstance(method, UAMT)
-    with torch.no_grad():
-        classifier = method.teacher.head.classifier  # type: ignore[union-attr]
-        classifier.weight.zero_()
-        classifier.bias.fill_(bias)
-    return method
+@pytest.mark.parametrize("cls", [UAMT, CPCL])
+def test_supervision_is_half_of_squared_dice_and_of_cross_entropy(cls: type[Method]) -> None:
+    method, batch = made(cls), make_batch()
+    seen = method.student(batch.x["strong"]), batch.y(), batch.known, batch.valid  # type: ignore[operator]
+    terms, found = method(batch, LATE), values(method, batch)
+    dice = pooled_dice(*seen, squared=True)
+    assert found["dice"] == pytest.approx(float(dice.value(dice.sums).detach()), rel=1e-5)
+    assert found["ce"] == pytest.approx(mean(partial_bce(*seen)), rel=1e-5)
+    assert terms["dice"].weight == terms["ce"].weight == 0.5  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +66,8 @@ def doubtful(method: Method, bias: float) -> UAMT:
     ],
 )
 def test_the_limit_of_doubt_rises(bias: float, progress: Progress, share: float) -> None:
-    method = doubtful(made(UAMT), bias)
+    method = made(UAMT)
+    sees_alike(method.teacher, bias)
     terms = method(make_batch(known=False), progress)
     assert mean(terms["sure"]) == share
     assert float(terms["consistency"].count) == float(terms["sure"].total)  # type: ignore[union-attr, arg-type]
@@ -90,7 +75,6 @@ def test_the_limit_of_doubt_rises(bias: float, progress: Progress, share: float)
 
 def test_the_teacher_is_asked_as_often_as_said() -> None:
     method = made(UAMT, passes=3)
-    assert isinstance(method, UAMT)
     seen: list[torch.Tensor] = []
     features = method.teacher.features
     method.teacher.features = lambda x: (seen.append(x), features(x))[1]  # type: ignore[method-assign]
@@ -103,15 +87,12 @@ def test_the_teacher_is_asked_as_often_as_said() -> None:
 
 def test_perturbed_decoders_imitate_the_main_one_and_not_it_them() -> None:
     method, batch = made(CCT), make_batch(known=False)
-    terms = method(batch, LATE)
-    agree = {name: term for name, term in terms.items() if name.startswith("agree")}
+    agree = [name for name in method(batch, LATE) if name.startswith("agree")]
     assert sorted(agree) == ["agree_drop", "agree_dropout", "agree_noise"]
-    loss, _ = combine(agree, world=1, all_reduce=lambda t: t)
-    loss.backward()
-    assert isinstance(method, CCT)
-    assert all(p.grad is None or not p.grad.any() for p in method.net.decoder.parameters())  # type: ignore[operator, union-attr]
-    for decoder in method.decoders:
-        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in decoder.parameters())
+    moved = moved_by(method, batch, *agree)
+    assert not any(name.startswith("net.decoder.") for name in moved)
+    for i in range(len(method.decoders)):
+        assert any(name.startswith(f"decoders.{i}.") for name in moved)
 
 
 def test_decoders_are_taught_and_followed_where_asked() -> None:
@@ -122,7 +103,6 @@ def test_decoders_are_taught_and_followed_where_asked() -> None:
 
 def test_without_perturbation_only_the_decoders_differ() -> None:
     method, batch = made(CCT, noise=0.0, dropout=0.0, drop=(2.0, 2.0)), make_batch(known=False)
-    assert isinstance(method, CCT)
     for decoder in method.decoders:
         decoder.load_state_dict(method.net.decoder.state_dict())  # type: ignore[operator, union-attr]
     found = values(method, batch)

@@ -7,24 +7,17 @@ from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import case_dice
 from gleanseg.losses.evidential import Evidence
 from gleanseg.methods.qdc_net import QDCNet
-from gleanseg.types import Batch, Memo, Progress, Term
-from support.batches import make_batch, small_blueprint
+from gleanseg.networks.head import PRIOR
+from gleanseg.types import Batch, Memo
+from support.batches import make_batch
+from support.steps import LATE, made, mean
 
-LATE = Progress(20, 20)
 
-
-def made(**options: object) -> QDCNet:
-    """Networks without the heads' prior, so that about half of the voxels are found."""
-    torch.manual_seed(0)
-    method = QDCNet(small_blueprint(), QDCNet.Config(**options)).train()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for head in (method.v.head, method.e.head, method.against):
-            head.classifier.bias.zero_()  # type: ignore[operator, union-attr]
+def undecided(**options: object) -> QDCNet:
+    """A plain network without its head's prior, so that about half of the voxels are found."""
+    method = made(QDCNet, **options)
+    method.v.head.start_at(0.0)
     return method
-
-
-def mean(term: Term) -> float:
-    return float(term.total.detach() / term.count)  # type: ignore[union-attr]
 
 
 def logits(method: QDCNet, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,7 +27,7 @@ def logits(method: QDCNet, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_each_learns_what_the_other_would_draw_by_trust_and_agreement() -> None:
-    batch, method = make_batch(), made(most=0.6)
+    batch, method = make_batch(), undecided(most=0.6)
     method.quality.copy_(torch.tensor([0.9, 0.3]))
     z_v, z_e = logits(method, batch)
     a, b = (z_v > 0) & batch.valid[:, None], (z_e > 0) & batch.valid[:, None]
@@ -49,8 +42,14 @@ def test_each_learns_what_the_other_would_draw_by_trust_and_agreement() -> None:
         assert terms[f"cross_{one}"].weight == pytest.approx(0.1)  # type: ignore[union-attr]
 
 
+def test_evidence_starts_undecided() -> None:
+    z_v, z_e = logits(made(QDCNet), make_batch())
+    assert z_v.sigmoid().median().item() == pytest.approx(PRIOR, abs=0.02)
+    assert z_e.sigmoid().median().item() == pytest.approx(0.5, abs=0.1)
+
+
 def test_where_one_network_draws_nothing_nobody_learns() -> None:
-    method = made()
+    method = undecided()
     with torch.no_grad():
         method.v.head.classifier.bias.fill_(-50)  # type: ignore[operator, union-attr]
     terms = method(make_batch(), LATE)
@@ -59,7 +58,7 @@ def test_where_one_network_draws_nothing_nobody_learns() -> None:
 
 
 def test_quality_follows_the_dice_of_all_ranks() -> None:
-    method = made(momentum=0.9)
+    method = undecided(momentum=0.9)
     # Overlap, size and reference of (v, e), three ROIs, the last without a reference voxel, from two ranks.
     v = torch.tensor([[1.0, 2.0, 0.0], [4.0, 10.0, 3.0], [2.0, 5.0, 0.0]])
     rows = torch.stack([torch.stack([v, 0 * v]), torch.stack([v, v])])
@@ -69,7 +68,7 @@ def test_quality_follows_the_dice_of_all_ranks() -> None:
 
 
 def test_the_step_tells_its_dice_and_without_labels_quality_stays() -> None:
-    method = made()
+    method = undecided()
     memo = method(make_batch(known=False), LATE)["quality"]
     assert isinstance(memo, Memo)
     method.remember({"quality": memo.rows})

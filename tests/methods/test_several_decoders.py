@@ -9,25 +9,14 @@ from gleanseg.losses.bce import partial_bce
 from gleanseg.methods.caussl import CauSSL
 from gleanseg.methods.mcnet_plus import MCNetPlus
 from gleanseg.parts.method import Method
-from gleanseg.types import Batch, Progress
-from support.batches import make_batch, small_blueprint
-
-LATE = Progress(20, 20)
-
-
-def made(cls: type[Method], **options: object) -> Method:
-    torch.manual_seed(0)
-    return cls(small_blueprint(), cls.Config(**options)).train()
+from gleanseg.types import Batch
+from support.batches import make_batch
+from support.steps import LATE, made, values
 
 
 def logits(method: Method, batch: Batch) -> list[Tensor]:
     branches, net = method.branches, method.net
     return branches.scores(net, branches.features(net, net.encoded(batch.x["strong"])))  # type: ignore[union-attr, operator]
-
-
-def values(method: Method, batch: Batch) -> dict[str, float]:
-    _, found = combine(method(batch, LATE), world=1, all_reduce=lambda t: t)
-    return {name: float(value) for name, value in found.items()}
 
 
 def distance(p: Tensor, q: Tensor, pairs_BR: Tensor, valid: Tensor) -> float:
@@ -84,7 +73,7 @@ def test_targets_move_only_as_released(both_ways: bool) -> None:
     weight = method.branches[0].head.classifier.weight  # type: ignore[index, union-attr, operator]
     assert (weight.grad is not None) == both_ways
     if both_ways:
-        assert float(found["sharpen_01"]) == pytest.approx(float(found["agree_01"]))
+        assert set(found) == {"agree_01"}
         # the gradient of one expression in which both predictions live
         z = logits(method, batch)
         pairs = torch.ones_like(batch.known)

@@ -5,19 +5,9 @@ import torch
 
 from gleanseg.losses.consistency import disagreement
 from gleanseg.methods.ss_net import SSNet
-from gleanseg.types import Memo, Progress, Term
-from support.batches import NUM_ROIS, make_batch, small_blueprint
-
-LATE = Progress(20, 20)
-
-
-def made(**options: object) -> SSNet:
-    torch.manual_seed(0)
-    return SSNet(small_blueprint(), SSNet.Config(**options)).train()  # type: ignore[arg-type]
-
-
-def mean(term: Term) -> float:
-    return float(term.total.detach() / term.count)  # type: ignore[union-attr]
+from gleanseg.types import Memo
+from support.batches import NUM_ROIS, make_batch
+from support.steps import LATE, made, mean, moved_by, sees_alike
 
 
 def offered(method: SSNet, **options: object) -> torch.Tensor:
@@ -28,7 +18,7 @@ def offered(method: SSNet, **options: object) -> torch.Tensor:
 
 def test_a_tiny_perturbation_leaves_the_disagreement_of_a_prediction_with_itself() -> None:
     batch = make_batch()
-    method = made(epsilon=1e-6)
+    method = made(SSNet, epsilon=1e-6)
     z = method.net(batch.x["strong"])
     own = disagreement(z, z, torch.ones_like(batch.known), batch.valid)
     smooth = method(batch, LATE)["smooth"]
@@ -38,7 +28,7 @@ def test_a_tiny_perturbation_leaves_the_disagreement_of_a_prediction_with_itself
 
 def test_the_perturbation_moves_more_than_a_random_one_of_its_size() -> None:
     batch = make_batch()
-    method = made(epsilon=0.3, xi=0.1)
+    method = made(SSNet, epsilon=0.3, xi=0.1)
     z = method.net(batch.x["strong"])
     random = 0.3 * torch.randn(z[:, :1].shape, generator=torch.Generator().manual_seed(0))
     by_chance = disagreement(method.net(batch.x["strong"] + random), z, torch.ones_like(batch.known), batch.valid)
@@ -46,15 +36,12 @@ def test_the_perturbation_moves_more_than_a_random_one_of_its_size() -> None:
 
 
 def sees(method: SSNet, bias: float) -> SSNet:
-    """A network that gives every voxel the same logit."""
-    with torch.no_grad():
-        method.net.head.classifier.weight.zero_()  # type: ignore[operator, union-attr]
-        method.net.head.classifier.bias.fill_(bias)  # type: ignore[operator, union-attr]
+    sees_alike(method.net, bias)
     return method
 
 
 def test_known_and_correct_voxels_are_remembered() -> None:
-    method = sees(made(size=4), -1.0)
+    method = sees(made(SSNet, size=4), -1.0)
     assert not offered(method, known=False).any(), "what is unknown teaches nothing"
     rows = offered(method, known=True)
     assert rows.shape == (4, 2 * NUM_ROIS, 33)
@@ -65,19 +52,19 @@ def test_known_and_correct_voxels_are_remembered() -> None:
 
 
 def test_the_most_telling_rows_are_kept_and_the_least_telling_as_released() -> None:
-    best, worst = (offered(sees(made(size=2, released=r), 1.0), known=True)[..., -1] for r in (False, True))
+    best, worst = (offered(sees(made(SSNet, size=2, released=r), 1.0), known=True)[..., -1] for r in (False, True))
     assert (best[:, :NUM_ROIS] > 0).all()
     assert (worst[:, :NUM_ROIS] > 0).all()
     assert (best[:, :NUM_ROIS] > 1 - worst[:, :NUM_ROIS]).all(), "the score of the least telling is 1 - theirs"
 
 
 def test_as_released_the_outside_has_no_memory() -> None:
-    assert offered(sees(made(), -1.0), known=True)[:, NUM_ROIS:].any()
-    assert not offered(sees(made(released=True), -1.0), known=True).any()
+    assert offered(sees(made(SSNet), -1.0), known=True)[:, NUM_ROIS:].any()
+    assert not offered(sees(made(SSNet, released=True), -1.0), known=True).any()
 
 
 def test_features_are_pulled_once_something_is_remembered() -> None:
-    method, batch = made(), make_batch()
+    method, batch = made(SSNet), make_batch()
     first = method(batch, LATE)
     assert first["contrast_known"].count == first["contrast_unknown"].count == 0  # type: ignore[union-attr]
     with torch.no_grad():
@@ -89,6 +76,13 @@ def test_features_are_pulled_once_something_is_remembered() -> None:
 
 
 def test_weights_of_the_terms() -> None:
-    terms, released = made(lam=0.5)(make_batch(), LATE), made(lam=0.5, released=True)(make_batch(), LATE)
-    assert [terms[name].weight for name in ("dice", "smooth", "contrast_known")] == [1.0, 0.5, 0.05]  # type: ignore[union-attr]
+    terms, released = (made(SSNet, lam=0.5, ce=0.3, released=r)(make_batch(), LATE) for r in (False, True))
+    assert [terms[name].weight for name in ("dice", "ce", "smooth", "contrast_known")] == [1, 0.3, 0.5, 0.05]  # type: ignore[union-attr]
     assert released["contrast_unknown"].weight == 0.025  # type: ignore[union-attr]
+
+
+def test_patches_known_not_to_hold_an_roi_teach_by_cross_entropy() -> None:
+    batch = make_batch(known=True)
+    method, empty = made(SSNet), batch._replace(table=torch.zeros_like(batch.table))
+    assert moved_by(method, empty, "dice") == set()
+    assert moved_by(method, empty, "ce")

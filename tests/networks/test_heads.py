@@ -96,6 +96,8 @@ def test_starts_near_the_prior() -> None:
     assert isinstance(head, DynamicHead)
     assert head.controller.bias[-1].item() == pytest.approx(math.log(PRIOR / (1 - PRIOR)))
     assert dynamic()(image()).sigmoid().mean().item() < 0.2
+    head.start_at(0.0)
+    assert head.controller.bias[-1].item() == 0
 
 
 def test_rois_of_a_group_share_a_code() -> None:

@@ -108,7 +108,8 @@ class Trainer:
         self.method.after_step(progress)
         self.done += 1
         total = torch.stack(losses).sum()
-        return Step(self.done, total, values, monitors, lrs["main"], waited, tuple(patch.case for patch in patches))
+        lr = lrs.get("main", lrs[self.method.players[0]])
+        return Step(self.done, total, values, monitors, lr, waited, tuple(patch.case for patch in patches))
 
     def _optimizer_step(self, player: str, lr: float) -> None:
         optimizer, clip = self.optimizers[player], self.configs[player].clip

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gleanseg.losses.pairs import mean_over_pairs, pair_sums
+from gleanseg.losses.pairs import joint_sums, mean_over_pairs, pair_sums
 from gleanseg.types import Mean
 
 
@@ -18,6 +18,7 @@ def mse(
     valid_BZYX: Bool[Tensor, "B Z Y X"],
     *,
     count_BR: Float[Tensor, "B R"] | None = None,
+    both: bool = False,
 ) -> Mean:
     r"""Mean over chosen (case, ROI) pairs of the mean over valid voxels of $(\sigma(z_S) - \sigma(z_T))^2$.
 
@@ -25,17 +26,19 @@ def mse(
 
     Args:
         student_logits_BRZYX: raw scores, with gradient.
-        teacher_logits_BRZYX: raw scores of the same voxels; get no gradient.
+        teacher_logits_BRZYX: raw scores of the same voxels; get no gradient unless ``both``.
         weight_BR: which pairs take part, usually ``~known``; as floats, how strongly each does (0: not at all).
         valid_BZYX: False in padding.
         count_BR: what each pair adds to the count; by default 1, so turning one pair down does not turn the others up.
+        both: the teacher's scores get a gradient, too.
 
     Returns:
         Weighted sum over pairs and their count; with no pair the term adds 0.
 
     Reference: Tarvainen & Valpola, Mean Teacher, NeurIPS 2017, https://arxiv.org/abs/1703.01780
     """
-    (sums_BR,) = pair_sums(_squared_distance, student_logits_BRZYX, teacher_logits_BRZYX, weight_BR > 0, valid_BZYX)
+    target_BRZYX = teacher_logits_BRZYX if both else teacher_logits_BRZYX.detach()
+    (sums_BR,) = joint_sums(_squared_distance, (student_logits_BRZYX, target_BRZYX), weight_BR > 0, valid_BZYX)
     return Mean(*mean_over_pairs(sums_BR, weight_BR, valid_BZYX, count_BR))
 
 

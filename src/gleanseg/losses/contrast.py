@@ -60,7 +60,11 @@ def info_nce(
     found_KN: Bool[Tensor, "K N"],
     temperature: float,
 ) -> Mean:
-    r"""Mean over queries of $-\ln \frac{e^{q \cdot p / \tau}}{e^{q \cdot p / \tau} + \sum_n e^{q \cdot n / \tau}}$.
+    r"""Mean over classes of how much else their queries resemble.
+
+    $$-\ln \frac{e^{q \cdot p / \tau}}{e^{q \cdot p / \tau} + \sum_n e^{q \cdot n / \tau}}$$
+
+    is averaged over the queries of a class first, so that classes count the same however many voxels ask.
 
     Args:
         query_KQD: features q of each class, with gradient; their directions are compared.
@@ -69,6 +73,9 @@ def info_nce(
         found_KQ: which queries there are; those of a class without a negative are left out.
         found_KN: which negatives there are.
         temperature: $\tau$.
+
+    Returns:
+        Sum over classes of their queries' means, and the number of classes that have any.
 
     Reference: Liu et al., ReCo, ICLR 2022, https://arxiv.org/abs/2104.04465, eq. 1.
     """
@@ -79,8 +86,7 @@ def info_nce(
         others_KQN = torch.einsum("kqd,knd->kqn", q, n.detach()) / temperature
         others_KQN = others_KQN.masked_fill(~found_KN[:, None], -torch.inf)
         loss_KQ = torch.cat([alike_KQ[..., None], others_KQN], dim=2).logsumexp(2) - alike_KQ
-        counted_KQ = found_KQ & found_KN.any(1, keepdim=True)
-        return Mean(torch.where(counted_KQ, loss_KQ, 0).sum(), counted_KQ.sum().float())
+        return _mean_of_classes(loss_KQ, found_KQ & found_KN.any(1, keepdim=True))
 
 
 def centred_contrast(
@@ -93,10 +99,13 @@ def centred_contrast(
     temperature: float,
     centre_weight: float,
 ) -> Mean:
-    r"""Mean over queries of $-\sum_j w_j \ln s_j / \sum_j w_j$, s the soft-max of cosines over all j.
+    r"""Mean over classes of how far their queries are from what they should resemble.
 
-    j runs over the query's own pair, all queued features and all centres; w is 1 for the pair and the features of the
-    query's class, ``centre_weight`` for its centre, 0 for all others.
+    $$-\frac{1}{\sum_j [w_j > 0]} \sum_j w_j \ln s_j$$
+
+    with s the soft-max of cosines over all j: the query's own pair, all queued features and all centres; w is 1 for the
+    pair and the features of the query's class, ``centre_weight`` for its centre, 0 for all others. It is averaged over
+    the queries of a class first, so that classes count the same.
 
     Args:
         query_KQD: features of each class, with gradient.
@@ -106,6 +115,9 @@ def centred_contrast(
         found_KQ: which queries there are.
         temperature: cosines are divided by it.
         centre_weight: above 0.
+
+    Returns:
+        Sum over classes of their queries' means, and the number of classes that have any.
 
     Reference: You et al., ACTION++, MICCAI 2023, https://arxiv.org/abs/2304.02689; Li et al., Targeted supervised
     contrastive learning, CVPR 2022, https://arxiv.org/abs/2111.13998.
@@ -124,12 +136,18 @@ def centred_contrast(
         w = torch.cat([torch.ones_like(own[:, :1]), w_queue, centre_weight * own], dim=1)
         empty = torch.cat([stored_KN.new_ones(1), stored_KN.flatten(), stored_KN.new_ones(K)]).logical_not()
         log_s = (torch.cat(cosines, dim=2) / temperature).masked_fill(empty, -1e9).log_softmax(2)
-        loss_KQ = -torch.einsum("kqj,kj->kq", log_s, w) / w.sum(1, keepdim=True)
-        return Mean(torch.where(found_KQ, loss_KQ, 0).sum(), found_KQ.sum().float())
+        loss_KQ = -torch.einsum("kqj,kj->kq", log_s, w) / (w > 0).sum(1, keepdim=True)
+        return _mean_of_classes(loss_KQ, found_KQ)
 
 
 _LEAST = 1e-12
 """Where nothing weighs, sums are divided by this."""
+
+
+def _mean_of_classes(loss_KQ: Tensor, counted_KQ: Tensor) -> Mean:
+    num_K = counted_KQ.sum(1)
+    mean_K = torch.where(counted_KQ, loss_KQ, 0).sum(1) / num_K.clamp_min(1)
+    return Mean(mean_K.sum(), (num_K > 0).sum().float())
 
 
 def _weighted(rows_KND: Tensor, weight_KN: Tensor) -> Tensor:

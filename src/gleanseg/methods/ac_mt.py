@@ -62,6 +62,13 @@ class ACMT(Method):
         noise: Annotated[float, Field(ge=0)] = 0.1
         """Standard deviation of the noise, clipped at twice that; in units of the prepared image."""
 
+        def __post_init__(self) -> None:
+            """Refuse a limit that no voxel reaches in the end, which would end the consistency without a word."""
+            if self.limit + self.rise > 1:
+                raise ValueError(
+                    f"limit + rise ({self.limit + self.rise:g}) must not exceed 1, the most bits of entropy"
+                )
+
     def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
         self.student = build()

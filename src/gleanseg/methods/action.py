@@ -28,7 +28,7 @@ from gleanseg.types import Batch, Memo, Progress, Term, Views
 class Action(Method):
     r"""Pseudo labels of a teacher under ClassMix, regional contrast on all and centred contrast on known voxels.
 
-    $$L = \mathrm{Dice} + \mathrm{BCE}\,(f(x), y) + \lambda(t)\,\rho\,\mathrm{BCE}(f(x), [p' > \tfrac12])
+    $$L = \tfrac12 (\mathrm{Dice} + \mathrm{BCE})(f(x), y) + \lambda(t)\,\rho\,\mathrm{BCE}(f(x), [p' > \tfrac12])
     + \beta\,(L_{reco} + L_{aac})$$
     $$\tau(t) = \tau_0 + (\tau_1 - \tau_0)\,\tfrac12 (1 + \cos 2 \pi n t)$$
 
@@ -38,10 +38,9 @@ class Action(Method):
 
     Paper: You et al., MICCAI 2023, https://arxiv.org/abs/2304.02689
     Deviations (``docs/methods/action.md`` says more):
-        1. The second stage alone; pre-training is left to ``[[stage]]``.
+        1. The second stage alone; pre-training is left to ``[[stage]]``. The weight of pseudo labels rises.
         2. Classes are the ROIs and what lies in none; contrast of drawn voxels, whose features come from a perceptron.
         3. A class's queries share their negatives; centres are the simplex that descent would find.
-        4. The pseudo labels' weight rises: fresh heads are sure of background.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)
@@ -57,7 +56,7 @@ class Action(Method):
         ramp: Share = 0.1
         beta: Annotated[float, Field(gt=0)] = 0.01
         sure: Share = 0.97
-        weak: Share = 0.7  # what the teacher must be sure of a voxel that asks
+        weak: Share = 0.7  # what the teacher must be sure of a voxel in the regional contrast
         low: Annotated[float, Field(gt=0)] = 0.1  # temperature of the regional contrast, rising and falling
         high: Annotated[float, Field(gt=0)] = 1.0
         waves: Annotated[float, Field(gt=0)] = 10.0  # of the temperature in a run
@@ -91,8 +90,8 @@ class Action(Method):
             sure = (torch.maximum(p_T, 1 - p_T) >= c.sure) & valid[:, None]
             rho = sure.sum((2, 3, 4)) / valid_voxels(valid).clamp_min(1)[:, None]
             return {
-                "dice": pooled_dice(z, y, known, valid),
-                "ce": partial_bce(z, y, known, valid),
+                "dice": pooled_dice(z, y, known, valid, squared=True).scaled(0.5),
+                "ce": partial_bce(z, y, known, valid).scaled(0.5),
                 "pseudo": partial_bce(z, p_T > 0.5, rho * ~known, valid).scaled(lam),
             }
 
@@ -101,11 +100,12 @@ class Action(Method):
         known = mixed.known[..., None]
         p, p_T = of_classes(z.sigmoid()), of_classes(torch.where(known, at.y, z_T.sigmoid()))
         member = (p_T > 0.5) & at.valid[:, None]
-        asking = member & (p_T >= c.weak) & (p < c.sure)
+        likely = member & (p_T >= c.weak)
+        asking = likely & (p < c.sure)
         labelled = member & mix.whole_B[:, None, None] & torch.cat([known, known.all(1, keepdim=True)], 1)
         tau = c.low + (c.high - c.low) * cosine_wave(progress.fraction, 1 / c.waves)
         f, f_T = self.anatomy.of_student(up, at), self.anatomy.of_teacher(up_T, at)
-        regional = self.anatomy.regional(f, member, asking, batch.key, c.queries, c.negatives, temperature=tau)
+        regional = self.anatomy.regional(f, member, likely, asking, batch.key, c.queries, c.negatives, temperature=tau)
         anatomical, rows = self.anatomy.centred(f, f_T, labelled, batch.key, c.queries)
         contrast = {"regional": regional.scaled(c.beta), "anatomical": anatomical.scaled(c.beta)}
         return found | contrast | {"queue": Memo(rows)}

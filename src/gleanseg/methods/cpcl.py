@@ -27,7 +27,7 @@ from gleanseg.types import Batch, Progress, Term, Views
 class CPCL(Method):
     r"""Prototypes of a labelled row l and of an unlabelled row u segment each other's features F.
 
-    $$L = \mathrm{Dice} + \mathrm{BCE}\,(f_\theta(x_l), y_l) + \lambda(t)\,\big[
+    $$L = \tfrac12 (\mathrm{Dice} + \mathrm{BCE})(f_\theta(x_l), y_l) + \lambda(t)\,\big[
     \| p(F_u, c_l) - p'_u \|^2 + \mu\,\mathrm{BCE}(p(F_l, c_u), y_l) \big]$$
     $$c = \frac{\sum_v F_v\,[v \in c]\,p_v(c)}{\sum_v [v \in c]\,p_v(c)}, \qquad
     p(F, c) = \mathrm{softmax}(\alpha \cos(F, c))$$
@@ -43,7 +43,7 @@ class CPCL(Method):
         3. The teacher is in evaluation mode and copies the student's normalisation statistics.
         4. Released code cuts the gradient of both cyclic terms and lets the student follow the teacher's logits under
            noise, which the paper discards: ``released = true`` only watches the former and trains by the latter.
-        5. Dice is the linear one of the ROI, and supervision is not halved, so that ``lam`` weighs half as much.
+        5. Dice is that of the ROI, without background's.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)
@@ -91,8 +91,8 @@ class CPCL(Method):
             there = mse(logits(F_T, (c_l[0][of], c_l[1][of])), z_T, ~known & known[of], valid)
             back = partial_bce(logits(F[of], c_u), y[of], ~known & known[of], valid[of])
             found: dict[str, Term] = {
-                "dice": pooled_dice(z, y, known, valid),
-                "ce": partial_bce(z, y, known, valid),
+                "dice": pooled_dice(z, y, known, valid, squared=True).scaled(0.5),
+                "ce": partial_bce(z, y, known, valid).scaled(0.5),
                 "there": there.watched() if c.released else there.scaled(lam),
                 "back": back.watched() if c.released else back.scaled(c.mu * lam),
             }

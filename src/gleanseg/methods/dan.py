@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, final
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from gleanseg.config import OptimizerConfig, Share
-from gleanseg.losses.adversarial import deceive, tell_apart
 from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.dice import pooled_dice
 from gleanseg.networks.blocks import Width
-from gleanseg.parts.adversary import Critic, critic_optimizer, frozen
+from gleanseg.parts.adversary import Critic, critic_optimizer, deceived, discerning
 from gleanseg.parts.fold import Chunk, carrying, over_rois
 from gleanseg.parts.method import Blueprint, Method
 from gleanseg.parts.modes import quiet_features
@@ -72,10 +69,6 @@ class DAN(Method):
         features = self.net.features(x)
         lam = self.config.lam * sigmoid_ramp(progress.fraction, length=self.config.ramp)
 
-        def unknown_moves(r: Chunk) -> Tensor:
-            p = self.net.score(features, r).sigmoid()
-            return torch.where(batch.known[:, r, None, None, None], p.detach(), p)
-
         def terms(r: Chunk) -> dict[str, Term]:
             z, y, known = self.net.score(features, r), batch.y(r), batch.known[:, r]
             return {
@@ -84,11 +77,10 @@ class DAN(Method):
             }
 
         found = over_rois(terms, batch, carrying(batch, progress, unknown=False))
-        scores = frozen(self.critic)(x, unknown_moves, batch, learns=False)
-        return found | {"adversarial": deceive(scores, ~batch.known).scaled(lam)}
+        adversarial = deceived(self.critic, x, lambda r: self.net.score(features, r).sigmoid(), batch)
+        return found | {"adversarial": adversarial.scaled(lam)}
 
     def _critic_turn(self, batch: Batch) -> dict[str, Term]:
         x = batch.x["strong"]
         f = quiet_features(self.net, x)
-        scores = self.critic(x, lambda r: self.net.score(f, r).sigmoid().detach(), batch, learns=True)
-        return {"critic": tell_apart(scores, batch.known)}
+        return {"critic": discerning(self.critic, x, lambda r: self.net.score(f, r).sigmoid(), batch)}

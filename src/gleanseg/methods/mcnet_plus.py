@@ -80,9 +80,8 @@ class MCNetPlus(Method):
                 if c.ce > 0:
                     found[f"ce_{i}"] = partial_bce(z_i, y, known, batch.valid).scaled(c.lam * c.ce)
             for i, j in permutations(range(len(z)), 2):
-                found[f"agree_{i}{j}"] = mse(z[i], z[j] / c.tau, agreeing, batch.valid).scaled(beta)
-                if c.both_ways:  # the same distance, as a function of its target
-                    found[f"sharpen_{i}{j}"] = mse(z[j] / c.tau, z[i], agreeing, batch.valid).scaled(beta)
+                agree = mse(z[i], z[j] / c.tau, agreeing, batch.valid, both=c.both_ways)
+                found[f"agree_{i}{j}"] = agree.scaled(beta)
             return found
 
         return over_rois(terms, batch, carrying(batch, progress, unknown=True))

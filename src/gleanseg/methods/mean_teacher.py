@@ -32,6 +32,7 @@ class MeanTeacher(Method):
            batch it is 0.
         3. The teacher is in evaluation mode and copies the student's normalisation statistics.
         4. The ramp is a share of the run, not 40 times 150 steps; the teacher predicts by default.
+        5. Dice is linear and of ROIs alone, and supervision is not halved, so that ``lam`` weighs half as much.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)

@@ -61,6 +61,8 @@ class QDCNet(Method):
         super().__init__(build, config)
         self.v, self.e = build(), build()
         self.against = build().head
+        for evidence in (self.e.head, self.against):
+            evidence.start_at(0.0)  # at the prior of a sigmoid softplus is almost flat
         self.quality: Tensor
         self.register_buffer("quality", torch.full((2,), 0.5))  # of v and e
         self.config = config

@@ -8,11 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from gleanseg.config import OptimizerConfig, Share
-from gleanseg.losses.adversarial import deceive, tell_apart
 from gleanseg.losses.dice import pooled_dice
 from gleanseg.losses.distance import distance_mse
 from gleanseg.networks.blocks import Width
-from gleanseg.parts.adversary import Critic, critic_optimizer, frozen
+from gleanseg.parts.adversary import Critic, critic_optimizer, deceived, discerning
 from gleanseg.parts.distance import distance_head, signed_distances
 from gleanseg.parts.fold import Chunk, carrying, over_rois
 from gleanseg.parts.method import Blueprint, Method
@@ -78,10 +77,6 @@ class SASSNet(Method):
         features = self.net.head.features(maps, f)
         lam = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp)
 
-        def unknown_moves(r: Chunk) -> Tensor:
-            s = self.distance.score((f,), r).tanh()
-            return torch.where(batch.known[:, r, None, None, None], s.detach(), s)
-
         def terms(r: Chunk) -> dict[str, Term]:
             z, h = self.net.score(features, r), self.distance.score((f,), r)
             y, known = batch.y(r), batch.known[:, r]
@@ -92,15 +87,14 @@ class SASSNet(Method):
             }
 
         found = over_rois(terms, batch, carrying(batch, progress, unknown=False))
-        scores = frozen(self.critic)(x, unknown_moves, batch, learns=False)
-        return found | {"adversarial": deceive(scores, ~batch.known).scaled(lam)}
+        adversarial = deceived(self.critic, x, lambda r: self.distance.score((f,), r).tanh(), batch)
+        return found | {"adversarial": adversarial.scaled(lam)}
 
     def _critic_turn(self, batch: Batch) -> dict[str, Term]:
         x = batch.x["strong"]
         with torch.no_grad(), batch_statistics(self.net):
             _, f = self._maps(x)
-        scores = self.critic(x, lambda r: self.distance.score((f,), r).tanh().detach(), batch, learns=True)
-        return {"critic": tell_apart(scores, batch.known)}
+        return {"critic": discerning(self.critic, x, lambda r: self.distance.score((f,), r).tanh(), batch)}
 
     def _maps(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         maps = self.net.encoded(x)

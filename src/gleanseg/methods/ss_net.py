@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gleanseg.config import Share
+from gleanseg.losses.bce import partial_bce
 from gleanseg.losses.consistency import disagreement
 from gleanseg.losses.contrast import pull
 from gleanseg.losses.dice import pooled_dice
@@ -29,8 +30,8 @@ from gleanseg.types import Batch, Mean, Memo, Progress, Term, Views
 class SSNet(Method):
     r"""Smoothness under the worst small perturbation d, and separation of classes in feature space.
 
-    $$L = \mathrm{Dice}(f(x), y) + \lambda(t)\,\big[ D(f(x + d), f(x)) + \beta\,(L_{con}^{known} + L_{con}^{unknown})
-    \big], \qquad L_{con} = \tfrac1C \sum_c \overline{a_i b_j\,(1 - \cos(q(g(e_i)), m_j))}$$
+    $$L = \mathrm{Dice} + \mathrm{BCE}\,(f(x), y) + \lambda(t)\,\big[ D(f(x + d), f(x)) + \beta\,(L_{con}^{known} +
+    L_{con}^{unknown}) \big], \qquad L_{con} = \tfrac1C \sum_c \overline{a_i b_j\,(1 - \cos(q(g(e_i)), m_j))}$$
 
     over voxels i of C classes c, of the label or the prediction, with features e, projection g, prediction q, learned
     weights a and b, and a memory of the most telling rows $m_j = g(e_j)$ of known, correctly predicted voxels.
@@ -40,9 +41,9 @@ class SSNet(Method):
         1. Classes are the inside and the outside of each ROI; weights are normalised in each (case, class) pair.
         2. The memory is that of the step before, of all ranks; a class of which it finds nothing keeps what it had.
         3. Contrast at drawn voxels; layer norm in the new heads; classes share the hidden layers of a and of b.
-        4. Sizes of the perturbation are per voxel: 10 for a patch of 112 x 112 x 80 is 0.01. The released Dice D sums
-           over both classes at once, which is ``disagreement``; its reference is the training pass.
+        4. Sizes of the perturbation are per voxel, 0.01 for the published 10. The released Dice D is ``disagreement``.
         5. ``released = true``: the *least* telling rows, unweighted; none of the outside, which still halves the sum.
+        6. Published without the cross-entropy: ``ce = 0``. Dice is silent about patches known not to hold an ROI.
     """
 
     views = Views(names=("strong",), unlabelled=True)
@@ -52,6 +53,7 @@ class SSNet(Method):
     class Config:
         """Weights, perturbation and memory."""
 
+        ce: Annotated[float, Field(ge=0)] = 1.0
         lam: Annotated[float, Field(ge=0)] = 1.0
         ramp: Share = 0.4
         beta: Annotated[float, Field(gt=0)] = 0.1
@@ -64,33 +66,31 @@ class SSNet(Method):
 
     def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
-        self.net = build()
+        self.net, self.config = build(), config
         classes, width = 2 * self.net.num_rois, config.width
-        self.project = perceptron(self.net.decoder_channels[-1], width, width)
-        self.predict = perceptron(width, width, width)
+        self.project, self.predict = (perceptron(n, width, width) for n in (self.net.decoder_channels[-1], width))
         self.weigh, self.weigh_memory = (perceptron(width, width, classes, slope=0.2) for _ in range(2))
         self.memory: Tensor
         self.register_buffer("memory", torch.zeros(classes, config.size, width))
-        self.config = config
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision on known pairs; smoothness and contrast on all."""
         x, c = batch.x["strong"], self.config
         _, (*_, last), features = levels(self.net, x)
-        lam = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp)
-        rois = carrying(batch, progress, unknown=True)
+        lam, rois = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp), carrying(batch, progress, unknown=True)
 
         def moved(changed: Tensor) -> Mean:
             seen, pairs = self.net.features(changed), torch.ones_like(batch.known)
 
             def apart(r: Chunk) -> dict[str, Term]:
-                q = self.net.score(features, r).detach()
-                return {"smooth": disagreement(self.net.score(seen, r), q, pairs[:, r], batch.valid)}
+                z_moved, z = self.net.score(seen, r), self.net.score(features, r)
+                return {"smooth": disagreement(z_moved, z, pairs[:, r], batch.valid)}
 
             return cast(Mean, over_rois(apart, batch, rois)["smooth"])
 
         def terms(r: Chunk) -> dict[str, Term]:
-            return {"dice": pooled_dice(self.net.score(features, r), batch.y(r), batch.known[:, r], batch.valid)}
+            told = self.net.score(features, r), batch.y(r), batch.known[:, r], batch.valid
+            return {"dice": pooled_dice(*told), "ce": partial_bce(*told).scaled(c.ce)}
 
         with untracked(self.net):
             smooth = moved(x + worst_perturbation(moved, x, batch.key, xi=c.xi, epsilon=c.epsilon)).scaled(lam)

@@ -24,7 +24,7 @@ from gleanseg.types import Batch, Progress, Term, Views
 class UAMT(Method):
     r"""Consistency on unknown ROIs, at voxels where several noisy passes of the teacher leave little doubt.
 
-    $$L = \mathrm{Dice} + \mathrm{BCE}\,(f_\theta(x), y) + \lambda(t)\,
+    $$L = \tfrac12 (\mathrm{Dice} + \mathrm{BCE})(f_\theta(x), y) + \lambda(t)\,
     \frac{\sum_v [u_v < H(t)]\,(p_v - p'_v)^2}{\sum_v [u_v < H(t)]},\qquad
     u = \frac{H(\bar p)}{\ln 2},\quad \bar p = \tfrac1T \sum_{i=1}^T f_{\theta'}(x + n_i),\quad
     H(t) = \tfrac34 + \tfrac14 e^{-5 (1 - t)^2}$$
@@ -74,8 +74,8 @@ class UAMT(Method):
                 mean = torch.stack([self.teacher.score(f, r).float().sigmoid() for f in doubted]).mean(0)
                 sure = bits(mean) < limit
             return {
-                "dice": pooled_dice(z, y, known, batch.valid),
-                "ce": partial_bce(z, y, known, batch.valid),
+                "dice": pooled_dice(z, y, known, batch.valid, squared=True).scaled(0.5),
+                "ce": partial_bce(z, y, known, batch.valid).scaled(0.5),
                 "consistency": mse_where(z, q, sure, ~known, batch.valid).scaled(lam),
                 "sure": voxel_share(sure, ~known, batch.valid),
             }

@@ -49,5 +49,9 @@ class Head(nn.Module, ABC):
         """Logits of all ROIs, or of some."""
 
     @abstractmethod
+    def start_at(self, logit: float) -> None:
+        """Set the biases such that a fresh head gives every ROI this logit, about."""
+
     def start_at_prior(self) -> None:
-        """Set the biases; networks that initialise all their convolutions alike call this afterwards."""
+        """Give every ROI ``PRIOR``; networks that initialise all their convolutions alike call this afterwards."""
+        self.start_at(PRIOR_LOGIT)

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gleanseg.config import OptimizerConfig
+from gleanseg.losses.adversarial import deceive, tell_apart
 from gleanseg.networks.blocks import Conv3d
 from gleanseg.parts.fold import Chunk, sum_over_rois
 from gleanseg.parts.perturb import channel_dropout
-from gleanseg.types import Batch
+from gleanseg.types import Batch, Mean
 
+Maps = Callable[[Chunk], Tensor]
+"""Predictions (B, r, Z, Y, X) of the ROIs at some positions, so that not all need to exist at once."""
 _WIDTHS = (1, 2, 4, 8)
 """Channels of the maps, in multiples of the first one's."""
 
@@ -49,7 +53,7 @@ class Critic(nn.Module):
     def forward(
         self,
         x_BCZYX: Float[Tensor, "B C Z Y X"],
-        maps: Callable[[Chunk], Tensor],
+        maps: Maps,
         batch: Batch,
         *,
         learns: bool,
@@ -58,7 +62,7 @@ class Critic(nn.Module):
 
         Args:
             x_BCZYX: the image.
-            maps: predictions (B, r, Z, Y, X) of the ROIs at some positions, so that not all need to exist at once.
+            maps: predictions.
             batch: its keys seed the drop-out.
             learns: whether it drops out; a network that is to deceive it meets the whole adversary.
         """
@@ -73,6 +77,35 @@ class Critic(nn.Module):
             h = functional.leaky_relu(layer(_even(h)), 0.2)
         scores: Tensor = self.linear(h.mean((2, 3, 4)))
         return scores
+
+
+def deceived(critic: Critic, x_BCZYX: Float[Tensor, "B C Z Y X"], maps: Maps, batch: Batch) -> Mean:
+    """What predictions of unknown ROIs pay for being told from annotated ones by the critic as it is.
+
+    Args:
+        critic: whole, without drop-out; it learns nothing.
+        x_BCZYX: the image.
+        maps: predictions, with gradient. Those of known ROIs are judged with them, but not moved to deceive.
+        batch: what is known.
+    """
+
+    def unknown_moves(r: Chunk) -> Tensor:
+        seen = maps(r)
+        return torch.where(batch.known[:, r, None, None, None], seen.detach(), seen)
+
+    return deceive(frozen(critic)(x_BCZYX, unknown_moves, batch, learns=False), ~batch.known)
+
+
+def discerning(critic: Critic, x_BCZYX: Float[Tensor, "B C Z Y X"], maps: Maps, batch: Batch) -> Mean:
+    """The critic's own lesson: which ROIs are annotated.
+
+    Args:
+        critic: it alone learns, with drop-out.
+        x_BCZYX: the image.
+        maps: predictions; get no gradient.
+        batch: what is known.
+    """
+    return tell_apart(critic(x_BCZYX, lambda r: maps(r).detach(), batch, learns=True), batch.known)
 
 
 def frozen(critic: Critic) -> Critic:

@@ -63,6 +63,7 @@ class Anatomy(nn.Module):
         self,
         f_BMD: Float[Tensor, "B M D"],
         member_BKM: Bool[Tensor, "B K M"],
+        likely_BKM: Bool[Tensor, "B K M"],
         asking_BKM: Bool[Tensor, "B K M"],
         key_B: Int[Tensor, " B"],
         queries: int,
@@ -74,7 +75,8 @@ class Anatomy(nn.Module):
 
         Args:
             f_BMD: the student's features.
-            member_BKM: classes of the voxels.
+            member_BKM: classes of the voxels; a member is no negative of its class.
+            likely_BKM: the members of which mean features and negatives are made.
             asking_BKM: which of them the network is unsure of.
             key_B: random keys of the rows.
             queries: of each class, at most.
@@ -82,12 +84,12 @@ class Anatomy(nn.Module):
             temperature: of InfoNCE and of the draw of negatives.
         """
         flat_VD, fixed = f_BMD.flatten(0, 1), f_BMD.detach().float()
-        size_K = member_BKM.sum((0, 2))
-        mean_KD = torch.einsum("bkm,bmd->kd", member_BKM.float(), fixed) / size_K.clamp_min(1)[:, None]
+        size_K = likely_BKM.sum((0, 2))
+        mean_KD = torch.einsum("bkm,bmd->kd", likely_BKM.float(), fixed) / size_K.clamp_min(1)[:, None]
         unit_KD = functional.normalize(mean_KD, dim=1)
         other_KK = (size_K > 0) & ~torch.eye(len(size_K), dtype=torch.bool, device=f_BMD.device)
         alike_KK = (unit_KD @ unit_KD.T / temperature).masked_fill(~other_KK, -1e9).softmax(1) * other_KK
-        weight_BKM = torch.einsum("kj,bjm->bkm", alike_KK / size_K.clamp_min(1), member_BKM.float()) * ~member_BKM
+        weight_BKM = torch.einsum("kj,bjm->bkm", alike_KK / size_K.clamp_min(1), likely_BKM.float()) * ~member_BKM
         asked, found_KQ = choose(asking_BKM.float(), key_B, queries, salt=_REGIONAL)
         against, found_KN = choose(weight_BKM, key_B, negatives, salt=_NEGATIVE)
         return info_nce(

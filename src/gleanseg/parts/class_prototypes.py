@@ -1,6 +1,9 @@
-"""Mean features of an ROI and of its surroundings in one patch, and what their likeness says of a prediction.
+"""What prototypes of an ROI and of its surroundings in one patch say of the prediction that they were made of.
 
-Axes: B cases, C channels, R ROIs, Z Y X voxels, V voxels in a row.
+Masks and weights for others to use, on the prediction's grid and without gradient; ``prototypes`` makes the prototypes,
+and segments by them in a way that learns.
+
+Axes: B cases, C channels, R ROIs, Z Y X voxels, Z2 Y2 X2 those of a map that may be coarser.
 """
 
 import torch
@@ -8,7 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from gleanseg.parts.prototypes import prototypes
 
+
+@torch.no_grad()
 def prototype_labels(
     map_BCZYX: Float[Tensor, "B C Z2 Y2 X2"],
     p_BRZYX: Float[Tensor, "B R Z Y X"],
@@ -32,18 +38,17 @@ def prototype_labels(
     """
     predicted, counted = p_BRZYX > 0.5, certain_BRZYX & valid_BZYX[:, None]
     weights = [p_BRZYX * (counted & predicted), (1 - p_BRZYX) * (counted & ~predicted)]
-    features, size = map_BCZYX.to(p_BRZYX.dtype), map_BCZYX.shape[2:]
-    # Weights are averaged on the map's grid instead of stretching all channels of the map to theirs.
-    pooled = [functional.interpolate(w, size=size, mode="area") for w in weights]
-    inside_BRC, outside_BRC = (_prototypes(features, w) for w in pooled)
+    features = map_BCZYX.to(p_BRZYX.dtype)
+    inside_BRC, outside_BRC = (prototypes(features, w) for w in weights)
     # |f - o|^2 - |f - i|^2, which is linear in f, so that it may be stretched afterwards.
     gap_BR = outside_BRC.square().sum(2) - inside_BRC.square().sum(2)
     nearer = _products(features, 2 * (inside_BRC - outside_BRC)) + gap_BR[:, :, None, None, None]
     nearer = functional.interpolate(nearer, size=p_BRZYX.shape[2:], mode="trilinear")
-    both_BR = torch.stack([w.flatten(2).sum(2) > 0 for w in pooled]).all(0)
+    both_BR = torch.stack([w.flatten(2).any(2) for w in weights]).all(0)
     return torch.where(both_BR[:, :, None, None, None], nearer > 0, predicted)
 
 
+@torch.no_grad()
 def reliability(
     map_BCZYX: Float[Tensor, "B C Z Y X"],
     p_BRZYX: Float[Tensor, "B R Z Y X"],
@@ -68,16 +73,9 @@ def reliability(
     directions = functional.normalize(features, dim=1)
     found = torch.zeros_like(p_BRZYX)
     for mask, p in ((p_BRZYX > 0.5, p_BRZYX), (p_BRZYX <= 0.5, 1 - p_BRZYX)):
-        towards_BRC = functional.normalize(_prototypes(features, (mask & valid_BZYX[:, None]).to(p.dtype)), dim=2)
+        towards_BRC = functional.normalize(prototypes(features, (mask & valid_BZYX[:, None]).to(p.dtype)), dim=2)
         found += 0.5 * (1 - (_products(directions, towards_BRC) - p).square())
     return found.clamp_min(0)
-
-
-def _prototypes(map_BCZYX: Tensor, weight_BRZYX: Tensor) -> Tensor:
-    """Weighted mean of the features; 0 where all weights are."""
-    with torch.autocast(map_BCZYX.device.type, enabled=False):  # sums over a million voxels
-        total_BRC = torch.einsum("bczyx,brzyx->brc", map_BCZYX, weight_BRZYX)
-    return total_BRC / weight_BRZYX.flatten(2).sum(2).clamp_min(1e-6)[:, :, None]
 
 
 def _products(map_BCZYX: Tensor, vector_BRC: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gleanseg.networks.heads.fixed import FixedHead
 from gleanseg.networks.network import Network
@@ -17,7 +17,7 @@ from gleanseg.networks.network import Network
 def distance_head(network: Network) -> FixedHead:
     """A row of weights per ROI on a network's last map; the distance is the tanh of its score, which starts at 0."""
     head = FixedHead(network.decoder_channels[-1], network.num_rois)
-    nn.init.zeros_(head.classifier.bias)  # type: ignore[arg-type]  # the head has a bias
+    head.start_at(0.0)
     return head
 
 

@@ -1,5 +1,8 @@
 """Prototypes: the mean feature of a class, and segmentation by which prototype a voxel resembles.
 
+All of it passes gradients, and a row's prototypes may segment another row. ``class_prototypes`` judges a prediction by
+the prototypes of its own patch, and teaches nothing itself.
+
 Axes: B cases, C channels, R ROIs, z y x voxels of a map inside a network, Z Y X voxels.
 """
 
@@ -18,14 +21,15 @@ def prototypes(
 
     Args:
         map_BCzyx: activations, with gradient.
-        weight_BRZYX: 0 or more, such as a mask times how sure it is; averaged onto the map's grid.
+        weight_BRZYX: 0 or more, such as a mask times how sure it is; averaged onto the map's grid, which is
+            cheaper than stretching all channels of the map.
     """
     wide = torch.promote_types(map_BCzyx.dtype, torch.float32)
     z, y, x = map_BCzyx.shape[2:]
     with torch.autocast(map_BCzyx.device.type, enabled=False):
         weight_BRzyx = functional.adaptive_avg_pool3d(weight_BRZYX.to(wide), (z, y, x))
         sums_BRC = torch.einsum("bczyx,brzyx->brc", map_BCzyx.to(wide), weight_BRzyx)
-        return sums_BRC / weight_BRzyx.sum((2, 3, 4))[..., None].clamp_min(1e-5)
+        return sums_BRC / weight_BRzyx.sum((2, 3, 4))[..., None].clamp_min(1e-6)
 
 
 def resemblance(

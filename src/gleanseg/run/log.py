@@ -19,7 +19,7 @@ class Step(NamedTuple):
         loss: the weighted sum over terms and players.
         terms: unweighted global value of each term.
         monitors: (total, count) of what the method lets one watch.
-        lr: learning rate.
+        lr: learning rate of the player ``main``, or of the first one where none is called that.
         wait_s: seconds spent waiting for patches.
         cases: cases of this rank's batch.
     """

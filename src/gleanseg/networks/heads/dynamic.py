@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from gleanseg.networks.head import PRIOR_LOGIT, Head, Rois
+from gleanseg.networks.head import Head, Rois
 
 _GROUPS = 16
 
@@ -108,10 +108,10 @@ class DynamicHead(Head):
         self.controller = nn.Linear(image + code, num_weights + num_biases)
         self.start_at_prior()
 
-    def start_at_prior(self) -> None:
+    def start_at(self, logit: float) -> None:
         """See ``Head``; the last numbers that the controller makes are the biases of the last layer."""
         with torch.no_grad():
-            self.controller.bias[-self.outputs :] = PRIOR_LOGIT
+            self.controller.bias[-self.outputs :] = logit
 
     def features(
         self, encoded: Sequence[Tensor], last_BCZYX: Float[Tensor, "B C Z Y X"]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gleanseg.networks.head import PRIOR_LOGIT, Head, Rois
+from gleanseg.networks.head import Head, Rois
 
 
 @final
@@ -34,10 +34,10 @@ class FixedHead(Head):
         self.classifier = nn.Conv3d(channels, num_rois, 1)
         self.start_at_prior()
 
-    def start_at_prior(self) -> None:
+    def start_at(self, logit: float) -> None:
         """See ``Head``."""
         assert self.classifier.bias is not None
-        nn.init.constant_(self.classifier.bias, PRIOR_LOGIT)
+        nn.init.constant_(self.classifier.bias, logit)
 
     def features(
         self, encoded: Sequence[Tensor], last_BCZYX: Float[Tensor, "B C Z Y X"]
