@@ -1,6 +1,6 @@
 """How much memory and disk a stage of training will take, told before its first step.
 
-A step with one row of each stream is run on a method of its own, and every tensor that it makes is counted. What grows
+A step with few rows of each stream is run on a method of its own, and every tensor that it makes is counted. What grows
 with the batch is scaled to the batch; weights, gradients and the optimiser's state are known exactly.
 """
 
@@ -88,10 +88,11 @@ def forecast(setup: Setup, run: Run, stage: StageConfig, sampler: Sampler, fabri
     method.to(device)
     parts = fabric.world_size * recipe.train.accumulate
     labelled = rows_of(method.views, recipe, setup.selection, ranks=fabric.world_size)
-    rows = recipe.sampling.batch // parts
-    streams = ["labelled"] * min(1, labelled) + ["unlabelled"] * min(1, recipe.sampling.batch - labelled)
-    patches = [sampler.patch(stream, 0) for stream in streams]  # type: ignore[arg-type]  # the two words
-    activations = _step(method, patches, fabric, setup, stage) / len(patches)
+    rows, unlabelled = recipe.sampling.batch // parts, recipe.sampling.batch - labelled
+    patches = [sampler.patch("labelled", i) for i in range(_few(method, labelled))]
+    num_labelled = len(patches)
+    patches += [sampler.patch("unlabelled", i) for i in range(_few(method, unlabelled))]
+    activations = _step(method, patches, num_labelled, fabric, setup, stage) / len(patches)
     weights = num_bytes([*method.parameters(), *method.buffers()])
     trained = num_bytes(p for p in method.parameters() if p.requires_grad)
     state = num_states(stage.optimizer) * trained
@@ -119,7 +120,14 @@ def num_states(config: OptimizerConfig) -> int:
     return 2
 
 
-def _step(method: Method, patches: list[Patch], fabric: Fabric, setup: Setup, stage: StageConfig) -> int:
+def _few(method: Method, rows: int) -> int:
+    """Of so many rows of a stream, those that are tried: two where a method mixes rows with each other."""
+    return min(2 if method.batchwise else 1, rows)
+
+
+def _step(
+    method: Method, patches: list[Patch], num_labelled: int, fabric: Fabric, setup: Setup, stage: StageConfig
+) -> int:
     """Bytes of tensors at the peak of a step with these rows, gradients of weights left out."""
     patch = setup.recipe.sampling.patch
     assert patch != "auto", "a resolved recipe has a patch"
@@ -127,7 +135,9 @@ def _step(method: Method, patches: list[Patch], fabric: Fabric, setup: Setup, st
     method.train()
     with Meter(limit=room_on(fabric.device)) as meter:
         meter.watch(method)
-        batch = collate(patches, patch_ZYX=patch[::-1], views=method.views, num_labelled=1, device=fabric.device)
+        batch = collate(
+            patches, patch_ZYX=patch[::-1], views=method.views, num_labelled=num_labelled, device=fabric.device
+        )
         for player in method.turns(progress):
             with fabric.autocast():
                 terms = method(batch, progress, player)
