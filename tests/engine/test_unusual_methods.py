@@ -39,7 +39,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_self_training_starts_with_what_pretraining_learnt(recipe: Recipe, tmp_path: Path) -> None:
     path = recipe.manifest.with_name("stages.toml")
     path.write_text(recipe.manifest.with_name("recipe.toml").read_text() + STAGES)
-    run = fit(Recipe.load(path), out=tmp_path / "run")
+    run = fit(Recipe.load(path, overrides=["sampling.batch=4"]), out=tmp_path / "run")
     (first,), (last,) = run.checkpoints("pretraining"), run.checkpoints("self-training")
     before, after = load(first)[0], load(last)[0]
     students = [name for name in before if name.startswith("method.student.")]
