@@ -4,8 +4,9 @@ Axes: arrays are Z, Y, X (or C, Z, Y, X); affines map voxel (x, y, z) to RAS mil
 """
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -82,12 +83,17 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> None:
         raise ValueError(f"array {array.shape} does not fit the grid {like.grid.shape_ZYX} of {like.source}")
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = nifti.write if ending.lower() in _NIFTI else itk.write
-    with TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
-        part = Path(folder) / path.name
+    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had our number
+    folder.mkdir()
+    try:
+        part = folder / path.name
         writer(part, _writable(array), like)
-        for voxels in sorted(f for f in Path(folder).iterdir() if f != part):  # of .mhd and .nhdr, before their header
+        for voxels in sorted(f for f in folder.iterdir() if f != part):  # of .mhd and .nhdr, before their header
             voxels.replace(path.with_name(voxels.name))
         part.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def content_hash(source: Volume | Path) -> str:

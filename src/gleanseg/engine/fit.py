@@ -3,6 +3,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -18,6 +19,7 @@ from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader
 from gleanseg.data.sampler import Sampler
 from gleanseg.data.selection import overlaps
+from gleanseg.engine.failures import failures_named
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
 from gleanseg.engine.precision import choose
@@ -26,6 +28,7 @@ from gleanseg.engine.signals import Interrupted, StopRequest, requeue
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError
+from gleanseg.lock import alone_in
 from gleanseg.predict.hardware import keep_freed_memory
 from gleanseg.run.checkpoint import load, save
 from gleanseg.run.codes import is_dynamic, write_codes
@@ -74,7 +77,8 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
         listener: told about steps and validations on the first rank.
 
     Raises:
-        UserError: a mistake in recipe, store or folder.
+        UserError: a mistake in recipe, store or folder; another process trains in ``out``; out of memory; disk full; a
+            rank that is gone.
         Interrupted: SIGTERM or Ctrl-C; the run can be resumed.
     """
     setup = set_up(recipe)
@@ -82,11 +86,23 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    with StopRequest() as stop:
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            _hold(Path(out), held)
+        stop = held.enter_context(StopRequest())
+        held.enter_context(failures_named(out, ranks=fabric.world_size))
         session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
         for index, stage in enumerate(setup.recipe.stages):
             session.train(stage, index)
-    return session.finish()
+        return session.finish()
+
+
+def _hold(out: Path, held: ExitStack) -> None:
+    """Be alone in a run folder until ``held`` is closed."""
+    try:
+        held.enter_context(alone_in(out))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made or written ({error.strerror}); choose another --out") from None
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
@@ -114,14 +130,15 @@ class Session:
     ) -> None:
         self.setup, self.fabric, self.stop = setup, fabric, stop
         self.watching = (listener,) if listener is not None and fabric.is_global_zero else ()
-        self.best = float("-inf")
         self.elapsed_s = 0.0
         self._started = self._saved = time.perf_counter()
         if fabric.is_global_zero and not (resume and (out / "run.json").exists()):
-            _create(setup, out)
+            _create(setup, out, resume=resume)
         fabric.barrier()
         self.run = Run.open(out)
         self._refuse_changes()
+        if fabric.is_global_zero:
+            self.run.remove_leftovers()
         self.judge = Judge(setup, self.run, fabric)
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
@@ -133,6 +150,7 @@ class Session:
         if self._is_finished(stage):
             self.elapsed_s = load(self.run.checkpoint_path(stage.name, stage.steps))[1]["elapsed_s"]
             self._started = time.perf_counter()
+            self._prune(stage, keep=1)
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
         method = make_method(self.run, stage)
@@ -207,15 +225,14 @@ class Session:
 
     def _validate(self, trainer: Trainer, stage: StageConfig) -> None:
         result = self.judge.validate(trainer.method, poll=lambda: self._poll(trainer, stage))
+        # The row comes last: a run killed before it validates this step again.
+        if result.mean > self.log.best and self.fabric.is_global_zero:
+            tensors, _ = pack(trainer.method, {})
+            info = {"stage": stage.name, "step": trainer.done, result.metric: result.mean}
+            save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
         self.log.validation(result.scores, mean=result.mean, metric=result.metric, stage=stage.name, step=trainer.done)
         for listener in self.watching:
             listener.validated(trainer.done, result)
-        if result.mean > self.best:
-            self.best = result.mean
-            if self.fabric.is_global_zero:
-                tensors, _ = pack(trainer.method, {})
-                info = {"stage": stage.name, "step": trainer.done, result.metric: result.mean}
-                save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
 
     def _poll(self, trainer: Trainer, stage: StageConfig) -> None:
         """Between validation windows: a validation may take minutes, a scheduler's patience does not."""
@@ -252,7 +269,7 @@ class Session:
                 "step": trainer.done,
                 "optimizers": optimizers,
                 "consumed": trainer.done * self.setup.recipe.sampling.batch,
-                "best": self.best,
+                "best": self.log.best,
                 "elapsed_s": self._clock(),
                 "rois": list(self.run.rois),
                 "recipe_digest": self.run.info["recipe_digest"],
@@ -271,7 +288,7 @@ class Session:
         if newest := self.run.checkpoints(stage.name):
             tensors, info = load(newest[-1])
             unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
-            trainer.done, self.best, self.elapsed_s = info["step"], info["best"], info["elapsed_s"]
+            trainer.done, self.elapsed_s = info["step"], info["elapsed_s"]
             self._started = time.perf_counter()
             self._note(f"continuing stage {stage.name} after step {trainer.done}")
         elif stage.start_from is not None:
@@ -283,9 +300,12 @@ class Session:
         self.log.rewind(stage.name, trainer.done)
 
     def _is_finished(self, stage: StageConfig) -> bool:
-        return self.run.checkpoint_path(stage.name, stage.steps).exists() and not self._validation_due(
-            stage.steps, stage
+        """Whether nothing is left to do; what is concluded from a stage is only sure to be there in a finished run."""
+        trained = self.run.checkpoint_path(stage.name, stage.steps).exists()
+        owing = self._validation_due(stage.steps, stage) or (
+            self.judge.concludes(stage) and self.run.info["status"] != "finished"
         )
+        return trained and not owing
 
     def _refuse_changes(self) -> None:
         for key, value in (
@@ -307,7 +327,7 @@ class Session:
         return self.elapsed_s + time.perf_counter() - self._started
 
 
-def _create(setup: Setup, out: Path) -> None:
+def _create(setup: Setup, out: Path, *, resume: bool) -> None:
     store, selection, recipe = setup.store, setup.selection, setup.recipe
     pairs = sorted(sorted(pair) for pair in overlaps(store, selection))
     roles = {
@@ -329,7 +349,7 @@ def _create(setup: Setup, out: Path) -> None:
         "seed": recipe.seed,
         "status": "running",
     }
-    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles, parts=_parts(setup))
+    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles, parts=_parts(setup), resume=resume)
 
 
 def _parts(setup: Setup) -> list[Part]:

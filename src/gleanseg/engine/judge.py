@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from lightning_fabric import Fabric
 
+from gleanseg.config import StageConfig
 from gleanseg.engine.assess import Pairs, assess, calibrate, hidden_pairs, known_pairs, to_json
 from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import Setup
 from gleanseg.engine.validate import Validation, validate
+from gleanseg.methods import method_class
 from gleanseg.methods.presence import Presence
 from gleanseg.networks.network import Network
 from gleanseg.parts.method import Method
@@ -61,6 +63,11 @@ class Judge:
             return validate(predictor, self.setup.store, self.setup.selection, fabric=self.fabric, poll=poll)
         finally:
             method.train()
+
+    @staticmethod
+    def concludes(stage: StageConfig) -> bool:
+        """Whether anything is concluded from a stage."""
+        return issubclass(method_class(stage.method)[0], Presence)
 
     def conclude(self, method: Method) -> list[str]:
         """Calibrate a trained classifier on held-out cases and write ``presence.json``; returns what to tell the user.

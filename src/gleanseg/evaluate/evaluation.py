@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -259,11 +259,16 @@ def _write(path: Path, text: str) -> None:
 
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file beside ``path`` that takes its place when all is written; those of killed processes are removed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.part"):
+            left.unlink()
         yield part
         part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}); free disk space or change rights") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that became read-only refuses this, too
+            part.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ probabilities/<case>_<roi>.nii.gz   only of ROIs that were asked for
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,9 @@ from gleanseg.data.crop import Box, annotated_box
 from gleanseg.data.labels import read_image, read_labels
 from gleanseg.data.manifest import Case, Manifest, Split
 from gleanseg.data.volume import Volume
-from gleanseg.errors import UserError
+from gleanseg.errors import UserError, names_memory
 from gleanseg.evaluate.predictions import LABELS_FILE
+from gleanseg.predict.layers import Layering
 from gleanseg.predict.predictor import Prediction, Predictor
 from gleanseg.types import ProgressBar
 
@@ -154,16 +156,18 @@ def write_predictions(
             )
     mine = list(items)[part_id::num_parts]
     _claim(out, predictor, resume=resume)
+    _remove_leftovers(out, mine, predictor)
     predicted = []
     for done, item in enumerate(mine):
         if progress is not None:
             progress(done, len(mine), item.id)
         if resume and _flat_path(out, item).is_file():
             continue
-        volume = item.read()
         poll = None if progress is None else _window_poll(progress, done, len(mine), item.id)
-        keep = item.annotated() if predictor.reads_labels else None
-        _write(predictor.predict_volume(volume, keep=keep, poll=poll), item, volume, out)
+        with names_memory(f"case {item.id!r}", "free memory, then continue with --resume"):
+            volume = item.read()
+            keep = item.annotated() if predictor.reads_labels else None
+            _write(predictor.predict_volume(volume, keep=keep, poll=poll), item, volume, out)
         predicted.append(item.id)
     if progress is not None and mine:
         progress(len(mine), len(mine), mine[-1].id)
@@ -227,16 +231,35 @@ def _flat_path(out: Path, item: Item) -> Path:
     return out / f"{item.id}{item.suffix}"
 
 
+def _paths(out: Path, item: Item, layering: Layering, probabilities: Iterable[str]) -> list[Path]:
+    """Files of a case: layers, if there are several, probability maps, and the flat map last."""
+    layers = layering.to_json()["layers"]
+    suffixes = [table["file_suffix"] for table in layers] if len(layers) > 1 else []
+    return [
+        *(out / "layers" / f"{item.id}{suffix}{item.suffix}" for suffix in suffixes),
+        *(out / "probabilities" / f"{item.id}_{roi}{item.suffix}" for roi in probabilities),
+        _flat_path(out, item),
+    ]
+
+
+def _remove_leftovers(out: Path, items: Sequence[Item], predictor: Predictor) -> None:
+    """Remove what a killed process had half written of these cases; of others, another process may be writing."""
+    left = [part for folder in (out, out / "layers", out / "probabilities") for part in folder.glob(".*.part")]
+    if left:
+        shapes = predictor.layering, predictor.options.probabilities
+        ours = {f".{path.name}" for item in items for path in _paths(out, item, *shapes)}
+        ours |= {f".{LABELS_FILE}", f".{ORIGIN_FILE}"}
+        for part in (part for part in left if part.name.removesuffix(".part").rpartition(".")[0] in ours):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink()
+
+
 def _write(prediction: Prediction, item: Item, volume: Volume, out: Path) -> None:
-    files: list[tuple[Path, NDArray[Any]]] = []
-    layers = prediction.layering.to_json()["layers"]
-    if len(layers) > 1:
-        for table, layer in zip(layers, prediction.layers, strict=True):
-            files.append((out / "layers" / f"{item.id}{table['file_suffix']}{item.suffix}", layer))
-    for roi, probability in prediction.probabilities.items():
-        files.append((out / "probabilities" / f"{item.id}_{roi}{item.suffix}", probability))
-    files.append((_flat_path(out, item), prediction.flat()))
-    for path, array in files:
+    layers = prediction.layers if prediction.layering.num_layers > 1 else ()
+    arrays: list[NDArray[Any]] = [*layers, *prediction.probabilities.values(), prediction.flat()]
+    for path, array in zip(_paths(out, item, prediction.layering, prediction.probabilities), arrays, strict=True):
         try:
             images.write(path, array, volume)
         except OSError as error:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> 
         part.replace(path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that became read-only refuses this, too
+            part.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not write the checkpoint ({error}); free some disk space, then continue with --resume"
         ) from None
