@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MOMENTS ?= 100
 
-.PHONY: demo test lint types unit format bench clean
+.PHONY: demo test lint types unit format bench drills soak clean
 
 demo: $(STAMP)  ## the whole way on a phantom made on the spot; ends with the path of a report
 	rm -rf demo
@@ -23,6 +24,12 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+drills: $(STAMP)  ## kill -9 at many moments of every command and method; hours, goes on where it was stopped
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m drills --moments $(MOMENTS)
+
+soak: $(STAMP)  ## 10,000 steps and 2,000 cases; memory and file handles must not grow
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m drills.soak
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -102,7 +102,8 @@ class Sampler:
         try:
             return self._read(case, visible, start, key=key, drawn=drawn)
         except MemoryError as error:
-            raise MemoryError(f"reading a patch of case {visible.id!r}: {error}") from error
+            said = f": {error}" if str(error) else ""
+            raise MemoryError(f"reading a patch of case {visible.id!r}{said}") from error
 
     def _order(self, stream: Stream, lap: int) -> NDArray[np.int64]:
         """A pass over a stream's cases; the last one is kept, for 100,000 cases take milliseconds to shuffle."""

@@ -3,9 +3,8 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from gleanseg.errors import UserError, nearest
 from gleanseg.evaluate.protocol import DISTANCES
 from gleanseg.evaluate.scores import VOLUMES, Row
 from gleanseg.evaluate.statistics import LEVEL, Interval, PairedTest, bootstrap_interval, credited, paired_test
+from gleanseg.files import remove_parts, whole
 
 FORMAT = 1
 
@@ -260,15 +260,9 @@ def _write(path: Path, text: str) -> None:
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
     """A file beside ``path`` that takes its place when all is written; those of killed processes are removed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.part"):
-            left.unlink()
-        yield part
-        part.replace(path)
+        remove_parts(path)
+        with whole(path) as part:
+            yield part
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror}); free disk space or change rights") from None
-    finally:
-        with suppress(OSError):  # a disk that became read-only refuses this, too
-            part.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ probabilities/<case>_<roi>.nii.gz   only of ROIs that were asked for
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +28,7 @@ from gleanseg.data.manifest import Case, Manifest, Split
 from gleanseg.data.volume import Volume
 from gleanseg.errors import UserError, names_memory
 from gleanseg.evaluate.predictions import LABELS_FILE
+from gleanseg.files import whole
 from gleanseg.predict.layers import Layering
 from gleanseg.predict.predictor import Prediction, Predictor
 from gleanseg.types import ProgressBar
@@ -285,11 +285,9 @@ def _claim(out: Path, predictor: Predictor, *, resume: bool) -> None:
             f"{origin.get(changed)}; leave --resume out to make all anew, or choose another output folder"
         )
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, content in ((LABELS_FILE, labels), (ORIGIN_FILE, origin)):
-            part = out / f".{name}.{os.getpid()}.part"
-            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            part.replace(out / name)
+            with whole(out / name) as part:
+                part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another output folder") from None
 

@@ -6,9 +6,7 @@ under its name only when it is complete and on disk, so a crash at any moment le
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gleanseg.errors import UserError
+from gleanseg.files import sync, whole
 
 _KEY = "gleanseg"
 
@@ -35,15 +34,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> 
     """
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**info, "sha256": digest(plain)}, sort_keys=True)
-    part = path.with_name(f".{path.name}.part")
     try:
-        save_file(plain, str(part), metadata={_KEY: text})
-        sync(part)
-        part.replace(path)
+        with whole(path) as part:
+            save_file(plain, str(part), metadata={_KEY: text})
         sync(path.parent)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # a disk that became read-only refuses this, too
-            part.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not write the checkpoint ({error}); free some disk space, then continue with --resume"
         ) from None
@@ -79,12 +74,3 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return total.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +25,9 @@ from typing import Any
 from gleanseg.config import Recipe
 from gleanseg.data.plan import Plan
 from gleanseg.errors import UserError
+from gleanseg.files import whole
 from gleanseg.lock import LOCK_FILE
 from gleanseg.rois.ontology import Ontology, builtin
-from gleanseg.run.checkpoint import sync
 
 FORMAT = 1
 Part = Callable[[Path], Mapping[str, Any]]
@@ -222,14 +221,10 @@ def now() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that readers see either the old or the new contents."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text)
-        sync(part)
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(text)
     except OSError as error:
-        with suppress(OSError):  # a disk that became read-only refuses this, too
-            part.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written ({error.strerror}); free disk space or change rights") from None
 
 
