@@ -2,33 +2,47 @@
 
 import glob
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write, which takes its place once it is written and on disk; its folder is made.
+    """A file to write, which takes the place of ``path`` once it is written and on disk; its folder is made.
+
+    It has the same name and lies alone in a folder beside ``path``, so that whatever else a library writes beside it is
+    known by that folder's name.
 
     Raises:
         OSError: the disk is full or not writable; nothing half-written is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had our number
+    folder.mkdir()
     try:
+        part = folder / path.name
         yield part
         sync(part)
         part.replace(path)
     finally:
-        with suppress(OSError):  # a disk that became read-only refuses this, too
-            part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_parts(path: Path) -> None:
     """Remove what killed processes left half-written of a file; not for files that several processes write."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        part.unlink(missing_ok=True)
+        discard(part)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -39,8 +39,9 @@ def alone_in(folder: Path, *, on_wait: Callable[[], None] | None = None) -> Iter
     try:
         yield
     finally:
-        if _is_at(path, descriptor):
-            path.unlink()
+        with suppress(OSError):  # a disk that became read-only keeps the file; the lock goes all the same
+            if _is_at(path, descriptor):
+                path.unlink()
         os.close(descriptor)
         if made:
             with suppress(OSError):

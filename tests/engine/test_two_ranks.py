@@ -97,11 +97,22 @@ def test_two_go_on_where_one_stopped(recipe: Recipe, one: Run, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_with_its_cause_and_one_goes_on(recipe: Recipe, one: Run, tmp_path: Path) -> None:
     start = time.monotonic()
-    ended = train_on_two(recipe, tmp_path / "run", program=DYING)
+    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "killed"])
     assert time.monotonic() - start < 120, "nobody waits for the dead"
     assert ended.returncode != 0
     assert "lost touch with another rank" in ended.stderr
     assert "killed for want of memory" in ended.stderr
     assert "SIGKILL" in ended.stderr, "torchrun tells how it ended"
     assert Run.open(tmp_path / "run").checkpoints()[-1].name == "main-00000002.safetensors"
+    assert_equal_up_to_rounding(fit(recipe, out=tmp_path / "run", resume=True), one)
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_to_stop_within_a_validation(recipe: Recipe, one: Run, tmp_path: Path) -> None:
+    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "asked"])
+    assert ended.stderr.count("stopped by SIGTERM; a checkpoint is written, use --resume") == 2
+    run = Run.open(tmp_path / "run")
+    assert run.info["status"] == "interrupted"
+    assert run.checkpoints()[-1].name == "main-00000003.safetensors"
+    assert not read_lines(run.path / "validation.jsonl")
     assert_equal_up_to_rounding(fit(recipe, out=tmp_path / "run", resume=True), one)

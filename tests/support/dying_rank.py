@@ -1,13 +1,16 @@
-"""The command line, with a second rank that is killed before its third step; torchrun starts it."""
+"""The command line, with a second rank that is killed, or asked to stop. torchrun starts it; the first word says which."""
 
 import os
 import signal
 import sys
 
 from gleanseg.cli.main import main
+from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer
 
-if __name__ == "__main__":
+
+def killed() -> None:
+    """The second rank dies after two steps."""
     step = Trainer.train_step
 
     def dying(self: Trainer, *what: object) -> object:
@@ -16,4 +19,20 @@ if __name__ == "__main__":
         return step(self, *what)
 
     Trainer.train_step = dying
+
+
+def asked() -> None:
+    """The second rank is sent SIGTERM when a validation begins."""
+    validate = Judge.validate
+
+    def interrupted(self: Judge, *what: object, **options: object) -> object:
+        if self.fabric.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(self, *what, **options)
+
+    Judge.validate = interrupted
+
+
+if __name__ == "__main__":
+    {"killed": killed, "asked": asked}[sys.argv.pop(1)]()
     sys.exit(main())

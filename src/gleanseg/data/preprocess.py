@@ -6,7 +6,6 @@ Axes: R ROIs, V codes, Z Y X voxels.
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -37,6 +36,7 @@ from gleanseg.data.store_files import (
     write_head,
 )
 from gleanseg.errors import UserError
+from gleanseg.files import discard
 from gleanseg.lock import LOCK_FILE, alone_in
 
 __all__ = ["Prepared", "prepare", "preprocess_image"]
@@ -279,7 +279,5 @@ def _alone(out: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
 
 def _remove_leftovers(out: Path) -> None:
     """Remove what a killed run had half written."""
-    for file in out.glob(".*.part"):
-        file.unlink()
-    for folder in (out / "cases").glob(".*.part"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for part in (*out.glob(".*.part"), *(out / "cases").glob(".*.part")):
+        discard(part)

@@ -224,7 +224,8 @@ class Session:
         return due and bool(self.setup.selection.validation) and not self.log.has_validation(stage.name, step)
 
     def _validate(self, trainer: Trainer, stage: StageConfig) -> None:
-        result = self.judge.validate(trainer.method, poll=lambda: self._poll(trainer, stage))
+        stop = partial(self._poll, trainer, stage)
+        result = self.judge.validate(trainer.method, poll=partial(stop, alone=True), between=partial(stop, alone=False))
         # The row comes last: a run killed before it validates this step again.
         if result.mean > self.log.best and self.fabric.is_global_zero:
             tensors, _ = pack(trainer.method, {})
@@ -234,9 +235,12 @@ class Session:
         for listener in self.watching:
             listener.validated(trainer.done, result)
 
-    def _poll(self, trainer: Trainer, stage: StageConfig) -> None:
-        """Between validation windows: a validation may take minutes, a scheduler's patience does not."""
-        if self.fabric.world_size == 1 and self.stop.received:
+    def _poll(self, trainer: Trainer, stage: StageConfig, *, alone: bool) -> None:
+        """In a validation, which may take minutes, while a scheduler's patience does not.
+
+        One rank stops between windows, ``alone``; several, which must agree, between cases.
+        """
+        if alone == (self.fabric.world_size == 1) and self._asked_to_stop():
             self._save(trainer, stage)
             self._stop_if_asked()
 

@@ -30,12 +30,13 @@ class Judge:
     def __init__(self, setup: Setup, run: Run, fabric: Fabric) -> None:
         self.setup, self.run, self.fabric = setup, run, fabric
 
-    def validate(self, method: Method, *, poll: Callable[[], None]) -> Validation:
+    def validate(self, method: Method, *, poll: Callable[[], None], between: Callable[[], None]) -> Validation:
         """Dice of the deployed networks, or AUROC of a classifier.
 
         Args:
             method: on its device; its mode is given back.
             poll: called between windows; may raise to stop.
+            between: called by all ranks together between cases; may raise on all of them.
         """
         if isinstance(method, Presence):
             # Every rank looks at the same patches, which is quick and needs no exchange.
@@ -60,7 +61,8 @@ class Judge:
         )
         method.eval()
         try:
-            return validate(predictor, self.setup.store, self.setup.selection, fabric=self.fabric, poll=poll)
+            data = self.setup.store, self.setup.selection
+            return validate(predictor, *data, fabric=self.fabric, poll=poll, between=between)
         finally:
             method.train()
 

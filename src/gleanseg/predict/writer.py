@@ -11,7 +11,6 @@ probabilities/<case>_<roi>.nii.gz   only of ROIs that were asked for
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,7 @@ from gleanseg.data.manifest import Case, Manifest, Split
 from gleanseg.data.volume import Volume
 from gleanseg.errors import UserError, names_memory
 from gleanseg.evaluate.predictions import LABELS_FILE
-from gleanseg.files import whole
+from gleanseg.files import discard, whole
 from gleanseg.predict.layers import Layering
 from gleanseg.predict.predictor import Prediction, Predictor
 from gleanseg.types import ProgressBar
@@ -250,10 +249,7 @@ def _remove_leftovers(out: Path, items: Sequence[Item], predictor: Predictor) ->
         ours = {f".{path.name}" for item in items for path in _paths(out, item, *shapes)}
         ours |= {f".{LABELS_FILE}", f".{ORIGIN_FILE}"}
         for part in (part for part in left if part.name.removesuffix(".part").rpartition(".")[0] in ours):
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink()
+            discard(part)
 
 
 def _write(prediction: Prediction, item: Item, volume: Volume, out: Path) -> None:

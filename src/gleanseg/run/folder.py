@@ -9,6 +9,7 @@ codes.safetensors        what a dynamic head knows of each ROI
 texts.safetensors        vectors of what language says of the task
 roi_aware.safetensors    the frozen ROI-aware network
 predictions/     evaluation/     tensorboard/    report.html
+.lock            while a process trains here
 ```
 """
 
@@ -25,7 +26,7 @@ from typing import Any
 from gleanseg.config import Recipe
 from gleanseg.data.plan import Plan
 from gleanseg.errors import UserError
-from gleanseg.files import whole
+from gleanseg.files import discard, whole
 from gleanseg.lock import LOCK_FILE
 from gleanseg.rois.ontology import Ontology, builtin
 
@@ -120,7 +121,7 @@ class Run:
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half-written; for whoever holds the folder's lock."""
         for part in (*self.path.glob(".*.part"), *(self.path / "checkpoints").glob(".*.part")):
-            part.unlink()
+            discard(part)
 
     def update(self, **changes: object) -> None:
         """Change entries of run.json, atomically."""
@@ -196,15 +197,13 @@ def _contents(path: Path) -> list[Path]:
 def _remove_half_made(path: Path) -> None:
     """Empty a folder in which a process was killed while it made a run; anything else in it keeps all as it is."""
     inside = _contents(path)
-    checkpoints = path / "checkpoints"
     if any(p.name not in _MADE_FIRST and not (p.name.startswith(".") and p.name.endswith(".part")) for p in inside):
         return
+    checkpoints = path / "checkpoints"  # is made first, and empty
     if not checkpoints.is_dir() or any(checkpoints.iterdir()):
-        return  # the first thing that is made is there, and empty
+        return
     for file in inside:
-        if file != checkpoints:
-            file.unlink()
-    checkpoints.rmdir()
+        discard(file)
 
 
 def text_encoder(info: Mapping[str, Any]) -> str:
