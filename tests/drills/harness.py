@@ -16,8 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -80,16 +79,18 @@ class Moment(NamedTuple):
     Attributes:
         kind: what ``at`` is a share of: the ``clock``'s time, or the number of ``changes`` to files.
         at: in [0, 1).
+        times: how often; after the first, what is killed is the command that was started again.
     """
 
     kind: Literal["clock", "changes"]
     at: float
+    times: int = 1
 
 
 def moments(name: str, number: int) -> list[Moment]:
-    """As many moments of a drill, spread over its whole course; both kinds in turns, always the same ones."""
-    chance = random.Random(name)
-    return [Moment(("changes", "clock")[i % 2], (i + chance.random()) / number) for i in range(number)]
+    """As many moments of a drill, spread over its whole course, always the same: both kinds in turns, some twice."""
+    chance, kinds = random.Random(name), itertools.cycle(("changes", "clock"))
+    return [Moment(next(kinds), (i + chance.random()) / number, 2 if i % 5 == 4 else 1) for i in range(number)]
 
 
 class Ended(NamedTuple):
@@ -108,36 +109,39 @@ class Undisturbed(NamedTuple):
     changes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drill:
+class Drill(NamedTuple):
     """A command that is killed.
 
     Attributes:
         first: its arguments.
         again: arguments after it was killed.
         out: folder that is compared.
-        before: brings ``out`` into the state before the command.
+        source: what is in ``out`` before the command; None: there is no such folder.
     """
 
     first: Sequence[str]
     again: Sequence[str]
     out: Path
-    before: Callable[[], None]
+    source: Path | None = None
+
+    def reset(self) -> None:
+        """Bring ``out`` into the state before the command."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        if self.source is not None:
+            shutil.copytree(self.source, self.out)
 
 
-@dataclass
 class Drills:
     """All drills, in one folder with a small data set.
 
-    Attributes:
+    Args:
         folder: empty or new.
     """
 
-    folder: Path
-    _undisturbed: dict[str, Undisturbed] = field(default_factory=dict)
-    _server: Any = field(default_factory=lambda: multiprocessing.get_context("forkserver"))
-
-    def __post_init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[str, Undisturbed] = {}
+        self._server = multiprocessing.get_context("forkserver")
         self._server.set_forkserver_preload(list(_IMPORTED_ONCE))
 
     @staticmethod
@@ -150,21 +154,24 @@ class Drills:
         """Kill a command at a moment, start it again and compare what it leaves.
 
         Returns:
-            whether it still ran at that moment.
+            whether it still ran at that moment, the first time.
 
         Raises:
             DrillError: it failed when started again, or left something else.
         """
         drill, expected = self._drill(name), self.undisturbed(name)
-        drill.before()
-        if moment.kind == "clock":
-            ended = self._run(drill.first, drill.out, after_s=moment.at * expected.seconds)
-        else:
-            ended = self._run(drill.first, drill.out, before_change=1 + int(moment.at * expected.changes))
-        if ended.code not in (0, -signal.SIGKILL):
-            raise DrillError(f"{name}, {moment}: exit code {ended.code}\n{self._said()}")
-        self._compare(name, drill, expected, f"{name}, {moment}")
-        return ended.code != 0
+        drill.reset()
+        codes = []
+        for arguments in (drill.first, *[drill.again] * (moment.times - 1)):
+            if moment.kind == "clock":
+                ended = self._run(arguments, drill.out, after_s=moment.at * expected.seconds)
+            else:
+                ended = self._run(arguments, drill.out, before_change=1 + int(moment.at * expected.changes))
+            if ended.code not in (0, -signal.SIGKILL):
+                raise DrillError(f"{name}, {moment}: exit code {ended.code}\n{self._said()}")
+            codes.append(ended.code)
+        self._compare(drill, expected, f"{name}, {moment}")
+        return codes[0] != 0
 
     def terminate(self, name: str, *, after_change: int, within_s: float) -> Path:
         """Send SIGTERM once a command has made so many changes, expect exit code 75, start it again and compare.
@@ -176,12 +183,12 @@ class Drills:
             DrillError: it took longer, ended otherwise, or left something else when started again.
         """
         drill, expected = self._drill(name), self.undisturbed(name)
-        drill.before()
+        drill.reset()
         ended = self._run(drill.first, drill.out, before_change=after_change, number=signal.SIGTERM)
         if ended.code != 75 or ended.seconds > within_s:
             raise DrillError(f"{name}: exit code {ended.code} {ended.seconds:.1f} s after SIGTERM\n{self._said()}")
         newest = max(drill.out.glob("checkpoints/*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-        self._compare(name, drill, expected, f"{name}, terminated")
+        self._compare(drill, expected, f"{name}, terminated")
         return newest
 
     def undisturbed(self, name: str) -> Undisturbed:
@@ -190,12 +197,12 @@ class Drills:
         Raises:
             DrillError: it failed.
         """
-        if name not in self._undisturbed:
+        if name not in self._found:
             drill, ended = self._through(name)
-            self._undisturbed[name] = Undisturbed(snapshot(drill.out), ended.seconds, ended.changes)
-        return self._undisturbed[name]
+            self._found[name] = Undisturbed(snapshot(drill.out), ended.seconds, ended.changes)
+        return self._found[name]
 
-    def _compare(self, name: str, drill: Drill, expected: Undisturbed, when: str) -> None:
+    def _compare(self, drill: Drill, expected: Undisturbed, when: str) -> None:
         again = self._run(drill.again, drill.out)
         if again.code != 0:
             raise DrillError(f"{when}: exit code {again.code} when started again\n{self._said()}")
@@ -245,30 +252,24 @@ class Drills:
     def _drill(self, name: str) -> Drill:
         folder, _ = self.folder, self._data
         out = folder / f"{name}-drill"
-        nothing = lambda: shutil.rmtree(out, ignore_errors=True)  # noqa: E731
         if name == "prepare":
             command = ["prepare", str(self._recipe(STRAIGHT)), "-o", str(out), "--workers", "2"]
-            return Drill(first=command, again=command, out=out, before=nothing)
-        if name in COMMANDS:
-            source = self._made(STRAIGHT) if name == "predict" else self._made("predict")
-            command = [name, str(out), "--split", "test"]
-            more = ["--probabilities", "liver"] if name == "predict" else []
-            resume = ["--resume"] if name == "predict" else []
-
-            def copy() -> None:
-                nothing()
-                shutil.copytree(source, out)
-
-            return Drill(first=[*command, *more], again=[*command, *more, *resume], out=out, before=copy)
+            return Drill(command, command, out)
+        if name == "predict":
+            command = ["predict", str(out), "--split", "test", "--probabilities", "liver"]
+            return Drill(command, [*command, "--resume"], out, self._made(STRAIGHT))
+        if name == "evaluate":
+            command = ["evaluate", str(out), "--split", "test"]
+            return Drill(command, command, out, self._made("predict"))
         if name in _CLASSIFIERS.values():
             self._made(next(needed for needed, user in _CLASSIFIERS.items() if user == name))
         command = ["train", str(self._recipe(name)), "-o", str(out)]
-        return Drill(first=command, again=[*command, "--resume"], out=out, before=nothing)
+        return Drill(command, [*command, "--resume"], out)
 
     def _through(self, name: str) -> tuple[Drill, Ended]:
         """Run a drill's command without killing it."""
         drill = self._drill(name)
-        drill.before()
+        drill.reset()
         ended = self._run(drill.first, drill.out)
         if ended.code != 0:
             raise DrillError(f"{name}: exit code {ended.code}\n{self._said()}")

@@ -1,4 +1,4 @@
-"""The command line, with a second rank that is killed, or asked to stop. torchrun starts it; the first word says which."""
+"""The command line, with a second rank that is killed or asked to stop, as the first word says; for torchrun."""
 
 import os
 import signal
