@@ -25,7 +25,7 @@ types: $(STAMP)
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-drills: $(STAMP)  ## kill -9 at many moments of every command and method; hours, goes on where it was stopped
+drills: $(STAMP)  ## kill -9 at many moments of every command and method; long, goes on where it stopped
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m drills --moments $(MOMENTS)
 
 soak: $(STAMP)  ## 10,000 steps and 2,000 cases; memory and file handles must not grow

@@ -272,7 +272,7 @@ def _alone(out: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
         try:
             held.enter_context(alone_in(out, on_wait=on_wait))
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno not in _READ_ONLY or not out.exists():
                 raise
         yield
 
