@@ -26,14 +26,14 @@ def test_an_error_leaves_nothing_of_the_new_file(tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     path.write_text("1")
 
-    def fail() -> None:
+    def write() -> None:
         with whole(path) as part:
             part.write_text("2")
             part.with_name(".tmpXYZ").write_text("a library's own")
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        fail()
+        write()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("scores.json", "1")]
 
 

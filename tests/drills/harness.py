@@ -289,6 +289,8 @@ class Drills:
         if more and not more.lstrip().startswith("["):
             text = text.replace(f'name = "{method}"', f'name = "{method}"\n{more}')
             more = ""
+        if method == "bcp":  # its pretraining pastes labelled rows into each other
+            text = text.replace("batch = 2", "batch = 4")
         if method in (*_CLASSIFIERS, *_CLASSIFIERS.values()):
             text = text.replace("patch = [16, 16, 16]", "patch = [16, 16, 32]")
         if method in _CLASSIFIERS:
