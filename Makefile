@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= ../shared/data# of real volumes, for benchmarks
+MOMENTS ?= 100
 
-.PHONY: demo test lint types unit format bench clean
+.PHONY: demo test lint types unit format bench drills soak clean
 
 demo: $(STAMP)  ## the whole way on a phantom made on the spot; ends with the path of a report
 	rm -rf demo
@@ -28,6 +29,12 @@ unit: $(STAMP)
 bench: $(STAMP)  ## times and memory against other libraries, on a machine that does nothing else; hours
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python benchmarks/run_all.py --data $(DATA)
+
+drills: $(STAMP)  ## kill -9 at many moments of every command and method; long, goes on where it stopped
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m drills --moments $(MOMENTS)
+
+soak: $(STAMP)  ## 10,000 steps and 2,000 cases; memory and file handles must not grow
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m drills.soak
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -140,7 +140,6 @@ def evaluate(
         manifest, predictions, split=split, protocol=protocol, num_workers=num_workers, progress=progress
     )
     folder = opened.path / "evaluation"
-    folder.mkdir(exist_ok=True)
     name = split if result.protocol == "default" else f"{split}-{result.protocol}"
     result.save(folder / f"{name}.json")
     result.save_csv(folder / f"{name}.csv")

@@ -1,6 +1,8 @@
 """Stores, run folders and disks that are not as training expects: one line, exit code 2, nothing half-written."""
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,18 +61,25 @@ def test_a_patch_larger_than_every_volume_pads_and_says_so(tmp_path: Path, capsy
     assert "the patch is larger than every volume (largest 24x22x20); volumes are padded" in told
 
 
+def mounted(disk: Path, *, size: str) -> Iterator[Path]:
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that fills up."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)], capture_output=True
-    ).returncode == 0  # fmt: skip
-    if not mounted:
-        pytest.skip("needs the right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    yield from mounted(tmp_path / "disk", size="96k")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own with room."""
+    yield from mounted(tmp_path / "disk", size="64m")
 
 
 def test_a_full_disk_during_prepare(tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +101,45 @@ def test_a_full_disk_while_a_checkpoint_is_written(
     assert not [p for p in small_disk.rglob("*") if p.name.endswith(".part")]
     for path in Run.open(run).checkpoints() if (run / "run.json").exists() else []:
         load(path)
+
+
+def test_full_and_read_only_disks_around_a_finished_run(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path, steps=2), disk / "run"
+    assert main(["train", str(recipe), "-o", str(run)]) == 0
+    assert main(["predict", str(run), "-o", str(tmp_path / "elsewhere")]) == 0
+    shutil.copytree(tmp_path / "elsewhere", run / "predictions" / "test")
+    room = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(room))
+    capsys.readouterr()
+    before = [path for path in disk.rglob("*") if path.is_file()]
+    for command, words in [
+        (["predict", str(run), "-o", str(disk / "out")], "free disk space|choose another output folder"),
+        (["evaluate", str(run)], "free disk space"),
+        (["train", str(recipe), "-o", str(disk / "new")], "space"),
+    ]:
+        assert re.search(words, refused(command, capsys)), command
+        assert not [path for path in disk.rglob("*") if path.name.endswith(".part")]
+    assert [path for path in disk.rglob("*") if path.is_file()] == before
+    (disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for command in (
+        ["train", str(recipe), "-o", str(run), "--resume"],
+        ["train", str(recipe), "-o", str(disk / "new")],
+        ["predict", str(run)],
+        ["evaluate", str(run)],
+    ):
+        assert "Read-only file system" in refused(command, capsys), command
+    scan = str(tmp_path / "c10.nii.gz")
+    assert main(["predict", str(run), "-i", scan, "-o", str(tmp_path / "own")]) == 0, "a run is read, not written"
+
+
+def test_a_finished_store_on_a_read_only_disk_is_read(tmp_path: Path, disk: Path) -> None:
+    recipe, store = write_recipe(tmp_path, steps=1), disk / "store"
+    assert main(["prepare", str(recipe), "-o", str(store)]) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert main(["prepare", str(recipe), "-o", str(store)]) == 0
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""Longer tests that are started by hand; `make test` runs a short form of each."""
+"""Longer tests that are started by hand: broken files, killed commands, long runs; `make test` runs a short form."""

@@ -1,12 +1,9 @@
-"""Whole runs on a small data set: logs, resuming after kill -9 and SIGTERM, stages, and mistakes."""
+"""Whole runs on a small data set: logs, resuming after SIGTERM, stages, and mistakes. Kill -9: tests/drills."""
 
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -146,27 +143,6 @@ def test_sigterm_during_validation_does_not_wait_for_its_end(
     assert len(calls) == 1, "the second case was not begun"
     assert not read_lines(tmp_path / "run" / "validation.jsonl")
     assert_same_run(fit(recipe, out=tmp_path / "run", resume=True), straight)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("delay_s", [0.0, 0.35])
-def test_kill_9_at_any_moment_loses_nothing_but_time(
-    recipe: Recipe, straight: Run, tmp_path: Path, delay_s: float
-) -> None:
-    out = tmp_path / "run"
-    code = (
-        "import sys, torch; from pathlib import Path; from gleanseg.config import Recipe; "
-        "from gleanseg.engine.fit import fit; torch.set_num_threads(1); "
-        "fit(Recipe.load(Path(sys.argv[1])), out=Path(sys.argv[2]))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(recipe.manifest.with_name("recipe.toml")), str(out)])
-    deadline = time.time() + 120
-    while len(read_lines(out / "log.jsonl")) < 3 and process.poll() is None and time.time() < deadline:
-        time.sleep(0.02)
-    time.sleep(delay_s)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() in (-signal.SIGKILL, 0)
-    assert_same_run(fit(recipe, out=out, resume=True), straight)
 
 
 def test_stages_follow_each_other_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:

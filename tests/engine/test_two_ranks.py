@@ -1,9 +1,11 @@
-"""A whole training on two processes equals one on the joined batch, and goes on alone."""
+"""A whole training on two processes equals one on the joined batch; either goes on where the other stopped."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 
 from gleanseg.config import Recipe
 from gleanseg.engine.fit import fit
-from gleanseg.run.checkpoint import load, save
+from gleanseg.engine.signals import Interrupted
+from gleanseg.run.checkpoint import load
 from gleanseg.run.folder import Run, read_lines
 from support.data import prepared
 
@@ -23,6 +26,20 @@ SAME = [
     "optimizer.lr=0.05",
     "train.accelerator=cpu",
 ]
+COMMAND_LINE = ["-m", "gleanseg.cli.main"]
+DYING = [str(Path(__file__).parents[1] / "support" / "dying_rank.py")]
+
+
+class Stopper:
+    """Asks for an end after the second step."""
+
+    def note(self, text: str) -> None: ...
+
+    def step(self, step: object, *, stage: str, total: int, rate: float) -> None:
+        if step.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def validated(self, step: int, result: object) -> None: ...
 
 
 def free_port() -> int:
@@ -31,44 +48,71 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def train_on_two(recipe: Path, out: Path, overrides: list[str]) -> subprocess.CompletedProcess[str]:
+def train_on_two(recipe: Recipe, out: Path, *more: str, program: list[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += ["-m", "gleanseg.cli.main", "train", str(recipe), "-o", str(out)]
-    for override in [*overrides, "train.devices=2"]:
+    command += [*program, "train", str(recipe.manifest.with_name("recipe.toml")), "-o", str(out), *more]
+    for override in [*SAME, "train.devices=2"]:
         command += ["--override", override]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one_and_one_goes_on(tmp_path: Path) -> None:
-    recipe = prepared(tmp_path, method="mean_teacher", steps=4)
-    path = recipe.manifest.with_name("recipe.toml")
-    done = train_on_two(path, tmp_path / "two", SAME)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one = fit(Recipe.load(path, overrides=SAME), out=tmp_path / "one")
-    two = Run.open(tmp_path / "two")
-    expected, found = load(one.checkpoint("last"))[0], load(two.checkpoint("last"))[0]
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
-    logs = [[row["terms"]["dice"] for row in read_lines(run.path / "log.jsonl")] for run in (one, two)]
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    made = prepared(tmp_path_factory.mktemp("ranks"), method="mean_teacher", steps=4)
+    return Recipe.load(made.manifest.with_name("recipe.toml"), overrides=SAME)
+
+
+@pytest.fixture(scope="module")
+def one(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fit(recipe, out=tmp_path_factory.mktemp("runs") / "one")
+
+
+def assert_equal_up_to_rounding(found: Run, expected: Run) -> None:
+    a, b = load(expected.checkpoint("last"))[0], load(found.checkpoint("last"))[0]
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    logs = [[row["terms"]["dice"] for row in read_lines(run.path / "log.jsonl")] for run in (expected, found)]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
-    for path_of_rank in two.path.rglob("*.part"):
-        raise AssertionError(f"{path_of_rank} was left")
+    assert not list(found.path.rglob("*.part"))
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_resumes_on_one(tmp_path: Path) -> None:
-    recipe = prepared(tmp_path, method="supervised", steps=4)
-    path = recipe.manifest.with_name("recipe.toml")
-    done = train_on_two(path, tmp_path / "two", SAME)
+def test_two_processes_equal_one(recipe: Recipe, one: Run, tmp_path: Path) -> None:
+    done = train_on_two(recipe, tmp_path / "two", program=COMMAND_LINE)
     assert done.returncode == 0, done.stderr[-2000:]
-    run = Run.open(tmp_path / "two")
-    kept = run.checkpoint("last")
-    earlier = kept.with_name("main-00000002.safetensors")
-    tensors, info = load(kept)
-    save(earlier, tensors, {**info, "step": 2})
-    kept.unlink()
-    again = fit(Recipe.load(path, overrides=SAME), out=run.path, resume=True)
-    assert load(again.checkpoint("last"))[1]["step"] == 4
+    assert_equal_up_to_rounding(Run.open(tmp_path / "two"), one)
+
+
+@pytest.mark.slow
+def test_two_go_on_where_one_stopped(recipe: Recipe, one: Run, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(recipe, out=tmp_path / "run", listener=Stopper())
+    done = train_on_two(recipe, tmp_path / "run", "--resume", program=COMMAND_LINE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal_up_to_rounding(Run.open(tmp_path / "run"), one)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_with_its_cause_and_one_goes_on(recipe: Recipe, one: Run, tmp_path: Path) -> None:
+    start = time.monotonic()
+    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "killed"])
+    assert time.monotonic() - start < 120, "nobody waits for the dead"
+    assert ended.returncode != 0
+    assert "lost touch with another rank" in ended.stderr
+    assert "killed for want of memory" in ended.stderr
+    assert "SIGKILL" in ended.stderr, "torchrun tells how it ended"
+    assert Run.open(tmp_path / "run").checkpoints()[-1].name == "main-00000002.safetensors"
+    assert_equal_up_to_rounding(fit(recipe, out=tmp_path / "run", resume=True), one)
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_to_stop_within_a_validation(recipe: Recipe, one: Run, tmp_path: Path) -> None:
+    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "asked"])
+    assert ended.stderr.count("stopped by SIGTERM; a checkpoint is written, use --resume") == 2
+    run = Run.open(tmp_path / "run")
+    assert run.info["status"] == "interrupted"
+    assert run.checkpoints()[-1].name == "main-00000003.safetensors"
+    assert not read_lines(run.path / "validation.jsonl")
+    assert_equal_up_to_rounding(fit(recipe, out=tmp_path / "run", resume=True), one)

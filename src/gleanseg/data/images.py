@@ -5,7 +5,6 @@ Axes: arrays are Z, Y, X (or C, Z, Y, X); affines map voxel (x, y, z) to RAS mil
 
 import hashlib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -16,6 +15,7 @@ from gleanseg.data import dicom, itk, nifti
 from gleanseg.data.bounded import refuse_too_large
 from gleanseg.data.volume import Axes, Grid, Volume, grid_to_ras, native, squeezed, to_ras
 from gleanseg.errors import UserError
+from gleanseg.files import whole
 
 __all__ = [
     "SUFFIXES", "Axes", "Grid", "Volume", "content_hash", "files_of", "grid_to_ras", "read", "read_grid", "stem",
@@ -82,14 +82,11 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> None:
         raise UserError(f"{path}: cannot write this kind of file; end its name in one of {', '.join(SUFFIXES)}")
     if tuple(array.shape[-3:]) != like.grid.shape_ZYX or array.ndim not in (3, 4):
         raise ValueError(f"array {array.shape} does not fit the grid {like.grid.shape_ZYX} of {like.source}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     writer = nifti.write if ending.lower() in _NIFTI else itk.write
-    with TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
-        part = Path(folder) / path.name
+    with whole(path) as part:
         writer(part, _writable(array), like)
-        for voxels in sorted(f for f in Path(folder).iterdir() if f != part):  # of .mhd and .nhdr, before their header
+        for voxels in sorted(f for f in part.parent.iterdir() if f != part):  # of .mhd and .nhdr, before their header
             voxels.replace(path.with_name(voxels.name))
-        part.replace(path)
 
 
 def content_hash(source: Volume | Path) -> str:

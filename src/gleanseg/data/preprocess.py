@@ -6,9 +6,8 @@ Axes: R ROIs, V codes, Z Y X voxels.
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,8 @@ from gleanseg.data.store_files import (
     write_head,
 )
 from gleanseg.errors import UserError
+from gleanseg.files import discard
+from gleanseg.lock import LOCK_FILE, alone_in
 from gleanseg.reading import read_json
 
 __all__ = ["Prepared", "prepare", "preprocess_image"]
@@ -47,6 +48,7 @@ _READER_BYTES = 24 << 20  # buffers of the decompressor
 _LARGEST_HALF = 65504.0
 _FILES = ("image.b2nd", "codes.b2nd", "foreground.npy")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def prepare(
@@ -60,7 +62,8 @@ def prepare(
     """Make or finish a store.
 
     Cases that are already there, made by the same plan from the same files and labels, are kept, so an interrupted run
-    goes on where it stopped, and new cases of a manifest are added.
+    goes on where it stopped, and new cases of a manifest are added. While another process prepares the same store, this
+    one waits.
 
     Args:
         manifest: all cases; the plan is settled from its training cases only.
@@ -75,9 +78,14 @@ def prepare(
             Finished cases stay.
     """
     workers = num_workers or num_cores()
-    with _disk(out):
+
+    def waiting() -> None:
+        if progress is not None:
+            progress(0, len(manifest.cases), "waiting for another process")
+
+    with _disk(out), _alone(out, on_wait=waiting):
         head = _head(manifest, config, out, num_workers=workers, progress=progress)
-        _remove_leftovers(out / "cases")
+        _remove_leftovers(out)
         plan_digest = head.plan.digest()
         wanted = {case.id: _case_digest(manifest, case) for case in manifest.cases}
         done = {c.id: kept for c in manifest.cases if (kept := _finished(manifest, c, out, plan_digest, wanted[c.id]))}
@@ -112,7 +120,7 @@ def _head(manifest: Manifest, config: PrepareConfig, out: Path, *, num_workers: 
     """The plan of the store that is there, or a new one; written to store.json."""
     request = hashlib.sha256(f"{manifest.digest()} {config.model_dump_json()}".encode()).hexdigest()
     found = read_head(out)
-    others = [path.name for path in out.iterdir() if path.name != "cases"] if out.exists() else []
+    others = [path.name for path in out.iterdir() if path.name not in ("cases", LOCK_FILE)]
     if found is None and any(not name.endswith(".part") for name in others):
         raise UserError(f"{out}: holds other files and is not a store; choose a new or empty folder with --out")
     if found is not None and found.request == request:
@@ -274,7 +282,19 @@ def _disk(out: Path, doing: str = "") -> Iterator[None]:
         raise UserError(f"{out}: cannot write{doing} ({error}); mend it and run the same command again") from error
 
 
-def _remove_leftovers(cases: Path) -> None:
-    """Remove what an interrupted run had half written."""
-    for folder in cases.glob(".*.part"):
-        shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def _alone(out: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """No other process prepares the store meanwhile. One that may only be read is complete, or refused later."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone_in(out, on_wait=on_wait))
+        except OSError as error:
+            if error.errno not in _READ_ONLY or not out.exists():
+                raise
+        yield
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a killed run had half written."""
+    for part in (*out.glob(".*.part"), *(out / "cases").glob(".*.part")):
+        discard(part)

@@ -99,7 +99,11 @@ class Sampler:
         drawn = draw(rng, self.augment, mirror_ZYX=self.mirror_ZYX)
         case = self.store.case(visible.id)
         start = self._place(case, visible, rng)
-        return self._read(case, visible, start, key=key, drawn=drawn)
+        try:
+            return self._read(case, visible, start, key=key, drawn=drawn)
+        except MemoryError as error:
+            said = f": {error}" if str(error) else ""
+            raise MemoryError(f"reading a patch of case {visible.id!r}{said}") from error
 
     def _order(self, stream: Stream, lap: int) -> NDArray[np.int64]:
         """A pass over a stream's cases; the last one is kept, for 100,000 cases take milliseconds to shuffle."""

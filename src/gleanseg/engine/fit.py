@@ -4,6 +4,7 @@ import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -19,6 +20,7 @@ from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader
 from gleanseg.data.sampler import Sampler
 from gleanseg.data.selection import overlaps
+from gleanseg.engine.failures import failures_named
 from gleanseg.engine.forecast import forecast
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
@@ -27,7 +29,8 @@ from gleanseg.engine.setup import Setup, rows_of, set_up
 from gleanseg.engine.signals import Interrupted, StopRequest, requeue
 from gleanseg.engine.state import adopt, pack, unpack
 from gleanseg.engine.validate import Validation
-from gleanseg.errors import UserError
+from gleanseg.errors import UserError, ran_out_of_memory
+from gleanseg.lock import alone_in
 from gleanseg.predict.hardware import keep_freed_memory
 from gleanseg.predict.memory import gib, room_on
 from gleanseg.run.checkpoint import Damaged, save
@@ -75,7 +78,8 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
         listener: told about steps and validations on the first rank.
 
     Raises:
-        UserError: a mistake in recipe, store or folder.
+        UserError: a mistake in recipe, store or folder; another process trains in ``out``; out of memory; disk full; a
+            rank that is gone.
         Interrupted: SIGTERM or Ctrl-C; the run can be resumed.
     """
     setup = set_up(recipe)
@@ -83,12 +87,24 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    with StopRequest() as stop:
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            _hold(Path(out), held)
+        stop = held.enter_context(StopRequest())
+        held.enter_context(failures_named(out, ranks=fabric.world_size))
         session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
         session.foresee()
         for index, stage in enumerate(setup.recipe.stages):
             session.train(stage, index)
-    return session.finish()
+        return session.finish()
+
+
+def _hold(out: Path, held: ExitStack) -> None:
+    """Be alone in a run folder until ``held`` is closed."""
+    try:
+        held.enter_context(alone_in(out))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made or written ({error.strerror}); choose another --out") from None
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
@@ -116,15 +132,16 @@ class Session:
     ) -> None:
         self.setup, self.fabric, self.stop = setup, fabric, stop
         self.watching = (listener,) if listener is not None and fabric.is_global_zero else ()
-        self.best = float("-inf")
         self.elapsed_s = 0.0
         self._started = self._saved = time.perf_counter()
         self.is_new = not (resume and (out / "run.json").exists())
         if fabric.is_global_zero and self.is_new:
-            _create(setup, out)
+            _create(setup, out, resume=resume)
         fabric.barrier()
         self.run = Run.open(out)
         self._refuse_changes()
+        if fabric.is_global_zero:
+            self.run.remove_leftovers()
         self.judge = Judge(setup, self.run, fabric)
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
@@ -155,7 +172,9 @@ class Session:
         what, device = f"{self.run.path}, stage {stage.name!r}", self.fabric.device
         try:
             found = forecast(self.setup, self.run, stage, self._sampler(index), self.fabric, self.judge)
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
             raise UserError(
                 f"{what}: one patch at a time takes more memory than {device} has ({error}); make sampling.patch or "
                 "the network's width smaller"
@@ -173,8 +192,9 @@ class Session:
         """Train one stage from wherever its newest checkpoint stands."""
         recipe, selection = self.setup.recipe, self.setup.selection
         newest = self._newest(stage.name)
-        if newest is not None and newest[1]["step"] == stage.steps and not self._validation_due(stage.steps, stage):
+        if newest is not None and self._is_finished(stage, newest[1]["step"]):
             self.elapsed_s, self._started = newest[1]["elapsed_s"], time.perf_counter()
+            self._prune(stage, keep=1)
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
         method = make_method(self.run, stage)
@@ -252,20 +272,23 @@ class Session:
         return due and bool(self.setup.selection.validation) and not self.log.has_validation(stage.name, step)
 
     def _validate(self, trainer: Trainer, stage: StageConfig) -> None:
-        result = self.judge.validate(trainer.method, poll=lambda: self._poll(trainer, stage))
+        stop = partial(self._poll, trainer, stage)
+        result = self.judge.validate(trainer.method, poll=partial(stop, alone=True), between=partial(stop, alone=False))
+        # The row comes last: a run killed before it validates this step again.
+        if result.mean > self.log.best and self.fabric.is_global_zero:
+            tensors, _ = pack(trainer.method, {})
+            info = {**self._origin(trainer, stage), result.metric: result.mean}
+            save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
         self.log.validation(result.scores, mean=result.mean, metric=result.metric, stage=stage.name, step=trainer.done)
         for listener in self.watching:
             listener.validated(trainer.done, result)
-        if result.mean > self.best:
-            self.best = result.mean
-            if self.fabric.is_global_zero:
-                tensors, _ = pack(trainer.method, {})
-                info = {**self._origin(trainer, stage), result.metric: result.mean}
-                save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
 
-    def _poll(self, trainer: Trainer, stage: StageConfig) -> None:
-        """Between validation windows: a validation may take minutes, a scheduler's patience does not."""
-        if self.fabric.world_size == 1 and self.stop.received:
+    def _poll(self, trainer: Trainer, stage: StageConfig, *, alone: bool) -> None:
+        """In a validation, which may take minutes, while a scheduler's patience does not.
+
+        One rank stops between windows, ``alone``; several, which must agree, between cases.
+        """
+        if alone == (self.fabric.world_size == 1) and self._asked_to_stop():
             self._save(trainer, stage)
             self._stop_if_asked()
 
@@ -296,7 +319,7 @@ class Session:
                 **self._origin(trainer, stage),
                 "optimizers": optimizers,
                 "consumed": trainer.done * self.setup.recipe.sampling.batch,
-                "best": self.best,
+                "best": self.log.best,
                 "elapsed_s": self._clock(),
             }
             save(self.run.checkpoint_path(stage.name, trainer.done), tensors, info)
@@ -355,7 +378,7 @@ class Session:
                     f"{self.run.path}: its checkpoint of gleanseg {info.get('gleanseg', 'unknown')} does not fit the "
                     f"method of this version ({' '.join(str(error).split())[:200]}); resume with that version"
                 ) from None
-            trainer.done, self.best, self.elapsed_s = info["step"], info["best"], info["elapsed_s"]
+            trainer.done, self.elapsed_s = info["step"], info["elapsed_s"]
             self._started = time.perf_counter()
             self._note(f"continuing stage {stage.name} after step {trainer.done}")
         elif stage.start_from is not None:
@@ -366,6 +389,13 @@ class Session:
                     f"stage {stage.name!r}: shares no tensor of the same name and shape with {stage.start_from!r}"
                 )
         self.log.rewind(stage.name, trainer.done)
+
+    def _is_finished(self, stage: StageConfig, done: int) -> bool:
+        """Whether nothing is left to do; what is concluded from a stage is only sure to be there in a finished run."""
+        owing = self._validation_due(stage.steps, stage) or (
+            self.judge.concludes(stage) and self.run.info["status"] != "finished"
+        )
+        return done == stage.steps and not owing
 
     def _refuse_changes(self) -> None:
         for key, value in (
@@ -387,7 +417,7 @@ class Session:
         return self.elapsed_s + time.perf_counter() - self._started
 
 
-def _create(setup: Setup, out: Path) -> None:
+def _create(setup: Setup, out: Path, *, resume: bool) -> None:
     store, selection, recipe = setup.store, setup.selection, setup.recipe
     pairs = sorted(sorted(pair) for pair in overlaps(store, selection))
     roles = {
@@ -409,7 +439,7 @@ def _create(setup: Setup, out: Path) -> None:
         "seed": recipe.seed,
         "status": "running",
     }
-    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles, parts=_parts(setup))
+    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles, parts=_parts(setup), resume=resume)
 
 
 def _parts(setup: Setup) -> list[Part]:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from lightning_fabric import Fabric
 
+from gleanseg.config import StageConfig
 from gleanseg.engine.assess import Pairs, assess, calibrate, hidden_pairs, known_pairs, to_json
 from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import Setup
 from gleanseg.engine.validate import Validation, validate
+from gleanseg.methods import method_class
 from gleanseg.methods.presence import Presence
 from gleanseg.networks.network import Network
 from gleanseg.parts.method import Method
@@ -28,12 +30,13 @@ class Judge:
     def __init__(self, setup: Setup, run: Run, fabric: Fabric) -> None:
         self.setup, self.run, self.fabric = setup, run, fabric
 
-    def validate(self, method: Method, *, poll: Callable[[], None]) -> Validation:
+    def validate(self, method: Method, *, poll: Callable[[], None], between: Callable[[], None]) -> Validation:
         """Dice of the deployed networks, or AUROC of a classifier.
 
         Args:
             method: on its device; its mode is given back.
             poll: called between windows; may raise to stop.
+            between: called by all ranks together between cases; may raise on all of them.
         """
         if isinstance(method, Presence):
             # Every rank looks at the same patches, which is quick and needs no exchange.
@@ -42,7 +45,8 @@ class Judge:
         predictor = self.predictor(method)
         method.eval()
         try:
-            return validate(predictor, self.setup.store, self.setup.selection, fabric=self.fabric, poll=poll)
+            data = self.setup.store, self.setup.selection
+            return validate(predictor, *data, fabric=self.fabric, poll=poll, between=between)
         finally:
             method.train()
 
@@ -65,6 +69,11 @@ class Judge:
             bf16=choose(recipe.train.precision, device) == "bf16-mixed",
             roi_aware=load_roi_aware(self.run).to(device) if recipe.predict.gate > 0 else None,
         )
+
+    @staticmethod
+    def concludes(stage: StageConfig) -> bool:
+        """Whether anything is concluded from a stage."""
+        return issubclass(method_class(stage.method)[0], Presence)
 
     def conclude(self, method: Method) -> list[str]:
         """Calibrate a trained classifier on held-out cases and write ``presence.json``; returns what to tell the user.

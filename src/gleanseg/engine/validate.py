@@ -29,7 +29,13 @@ class Validation(NamedTuple):
 
 
 def validate(
-    predictor: Predictor, store: Store, selection: Selection, *, fabric: Fabric, poll: Callable[[], None]
+    predictor: Predictor,
+    store: Store,
+    selection: Selection,
+    *,
+    fabric: Fabric,
+    poll: Callable[[], None],
+    between: Callable[[], None],
 ) -> Validation:
     """Segment this rank's share of the validation cases and join the scores of all ranks.
 
@@ -39,11 +45,16 @@ def validate(
         selection: roles and ROIs.
         fabric: joins the ranks.
         poll: called between windows; may raise to stop.
+        between: called by all ranks together before each of them turns to a case; may raise on all of them.
     """
     cases = selection.validation
     scores = np.zeros((len(cases), len(selection.rois)))
     counts = np.zeros_like(scores)
-    for i in range(fabric.global_rank, len(cases), fabric.world_size):
+    for first in range(0, len(cases), fabric.world_size):
+        between()
+        i = first + fabric.global_rank
+        if i >= len(cases):
+            break
         stored = store.case(cases[i].id)
         image, codes = stored.read((0, 0, 0), stored.grid.shape_ZYX)
         prediction = predictor.segment_prepared(np.asarray(image, dtype=np.float32), poll=poll)

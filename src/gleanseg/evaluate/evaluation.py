@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from gleanseg.errors import UserError, nearest
 from gleanseg.evaluate.protocol import DISTANCES
 from gleanseg.evaluate.scores import VOLUMES, Row
 from gleanseg.evaluate.statistics import LEVEL, Interval, PairedTest, bootstrap_interval, credited, paired_test
+from gleanseg.files import remove_parts, whole
 from gleanseg.reading import read_json
 
 FORMAT = 1
@@ -260,11 +260,10 @@ def _write(path: Path, text: str) -> None:
 
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A file beside ``path`` that takes its place when all is written; those of killed processes are removed."""
     try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        remove_parts(path)
+        with whole(path) as part:
+            yield part
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}); free disk space or change rights") from None

@@ -14,7 +14,7 @@ from gleanseg import __version__
 from gleanseg.data import images
 from gleanseg.data.labels import read_labels
 from gleanseg.data.manifest import Case, Manifest, Split, State
-from gleanseg.errors import UserError
+from gleanseg.errors import UserError, names_memory
 from gleanseg.evaluate.evaluation import Evaluation, RoiSummary, Summary, compare
 from gleanseg.evaluate.labels import Labels, Layer
 from gleanseg.evaluate.predictions import Predictions, Values
@@ -71,7 +71,9 @@ def evaluate_folder(
     workers = num_workers or min(8, os.cpu_count() or 1)
 
     def score(case: Case) -> list[Row]:
-        return _score_one(manifest, case, held, known[case.id], chosen, tolerance_mm, max(1, workers // len(scored)))
+        threads = max(1, workers // len(scored))
+        with names_memory(f"case {case.id!r}", "use fewer --num-workers"):
+            return _score_one(manifest, case, held, known[case.id], chosen, tolerance_mm, threads)
 
     rows: list[Row] = []
     for done, (case, found) in enumerate(_in_order(score, scored, min(workers, len(scored))), start=1):

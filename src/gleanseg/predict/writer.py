@@ -11,16 +11,14 @@ probabilities/<case>_<roi>.nii.gz   only of ROIs that were asked for
 
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gleanseg import __version__
@@ -29,9 +27,11 @@ from gleanseg.data.crop import Box, annotated_box
 from gleanseg.data.labels import read_image, read_labels
 from gleanseg.data.manifest import Case, Manifest, Split
 from gleanseg.data.volume import Grid, Volume
-from gleanseg.errors import UserError
+from gleanseg.errors import UserError, names_memory, ran_out_of_memory
 from gleanseg.evaluate.predictions import LABELS_FILE
+from gleanseg.files import discard, whole
 from gleanseg.predict.forecast import ADVICE, predict_need
+from gleanseg.predict.layers import Layering
 from gleanseg.predict.memory import gib, resident, room_on
 from gleanseg.predict.predictor import Prediction, Predictor
 from gleanseg.reading import read_json
@@ -175,16 +175,18 @@ def write_predictions(
     mine = list(items)[part_id::num_parts]
     _foresee(predictor, [item for item in mine if not (resume and _flat_path(out, item).is_file())], note)
     _claim(out, predictor, resume=resume)
+    _remove_leftovers(out, mine, predictor)
     predicted = []
     for done, item in enumerate(mine):
         if progress is not None:
             progress(done, len(mine), item.id)
         if resume and _flat_path(out, item).is_file():
             continue
-        volume = item.read()
         poll = None if progress is None else _window_poll(progress, done, len(mine), item.id)
-        keep = item.annotated() if predictor.reads_labels else None
-        _write(predictor.predict_volume(volume, keep=keep, poll=poll), item, volume, out)
+        with names_memory(f"case {item.id!r}", "free memory, then continue with --resume"):
+            volume = item.read()
+            keep = item.annotated() if predictor.reads_labels else None
+            _write(predictor.predict_volume(volume, keep=keep, poll=poll), item, volume, out)
         predicted.append(item.id)
     if progress is not None and mine:
         progress(len(mine), len(mine), mine[-1].id)
@@ -222,7 +224,9 @@ def _foresee(predictor: Predictor, items: Sequence[Item], note: Callable[[str], 
         what = f"case {largest!r}"
         try:
             need = predict_need(predictor, grids[largest], num_channels=len(predictor.plan.channels))
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
             raise UserError(
                 f"{what}: a single batch of windows takes more memory than there is ({error}), of which "
                 f"{gib(room_on(predictor.device))} are free; {ADVICE}"
@@ -275,16 +279,32 @@ def _flat_path(out: Path, item: Item) -> Path:
     return out / f"{item.id}{item.suffix}"
 
 
+def _paths(out: Path, item: Item, layering: Layering, probabilities: Iterable[str]) -> list[Path]:
+    """Files of a case: layers, if there are several, probability maps, and the flat map last."""
+    layers = layering.to_json()["layers"]
+    suffixes = [table["file_suffix"] for table in layers] if len(layers) > 1 else []
+    return [
+        *(out / "layers" / f"{item.id}{suffix}{item.suffix}" for suffix in suffixes),
+        *(out / "probabilities" / f"{item.id}_{roi}{item.suffix}" for roi in probabilities),
+        _flat_path(out, item),
+    ]
+
+
+def _remove_leftovers(out: Path, items: Sequence[Item], predictor: Predictor) -> None:
+    """Remove what a killed process had half written of these cases; of others, another process may be writing."""
+    left = [part for folder in (out, out / "layers", out / "probabilities") for part in folder.glob(".*.part")]
+    if left:
+        shapes = predictor.layering, predictor.options.probabilities
+        ours = {f".{path.name}" for item in items for path in _paths(out, item, *shapes)}
+        ours |= {f".{LABELS_FILE}", f".{ORIGIN_FILE}"}
+        for part in (part for part in left if part.name.removesuffix(".part").rpartition(".")[0] in ours):
+            discard(part)
+
+
 def _write(prediction: Prediction, item: Item, volume: Volume, out: Path) -> None:
-    files: list[tuple[Path, NDArray[Any]]] = []
-    layers = prediction.layering.to_json()["layers"]
-    if len(layers) > 1:
-        for table, layer in zip(layers, prediction.layers, strict=True):
-            files.append((out / "layers" / f"{item.id}{table['file_suffix']}{item.suffix}", layer))
-    for roi, probability in prediction.probabilities.items():
-        files.append((out / "probabilities" / f"{item.id}_{roi}{item.suffix}", probability))
-    files.append((_flat_path(out, item), prediction.flat()))
-    for path, array in files:
+    layers = prediction.layers if prediction.layering.num_layers > 1 else ()
+    arrays: list[NDArray[Any]] = [*layers, *prediction.probabilities.values(), prediction.flat()]
+    for path, array in zip(_paths(out, item, prediction.layering, prediction.probabilities), arrays, strict=True):
         try:
             images.write(path, array, volume)
         except OSError as error:
@@ -310,11 +330,9 @@ def _claim(out: Path, predictor: Predictor, *, resume: bool) -> None:
             f"{origin.get(changed)}; leave --resume out to make all anew, or choose another output folder"
         )
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, content in ((LABELS_FILE, labels), (ORIGIN_FILE, origin)):
-            part = out / f".{name}.{os.getpid()}.part"
-            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            part.replace(out / name)
+            with whole(out / name) as part:
+                part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another output folder") from None
 

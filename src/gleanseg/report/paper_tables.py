@@ -14,6 +14,7 @@ from gleanseg.errors import UserError
 from gleanseg.evaluate.evaluation import Evaluation
 from gleanseg.evaluate.protocol import Protocol
 from gleanseg.evaluate.statistics import LEVEL, bootstrap_interval
+from gleanseg.files import whole
 from gleanseg.report.finished import Finished, NotReadyError, read_finished
 from gleanseg.report.papers import Mean, PaperTable
 from gleanseg.report.results import is_share
@@ -106,13 +107,10 @@ class Comparison:
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``<table>.json`` and ``<table>.csv`` (one line per number)."""
-        folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{self.table.name}.json", folder / f"{self.table.name}.csv"
         write_text(paths[0], json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        part = paths[1].with_name(f".{paths[1].name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole(paths[1]) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(self._lines())
-        part.replace(paths[1])
         return paths
 
     def to_json(self) -> dict[str, Any]:

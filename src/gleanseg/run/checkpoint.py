@@ -7,7 +7,6 @@ intact. Files of format 1, which had no number and whose SHA-256 was of the tens
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gleanseg.errors import UserError
+from gleanseg.files import sync, whole
 
 FORMAT = 2
 _KEY = "gleanseg"
@@ -40,17 +40,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> 
         UserError: the disk is full or not writable; nothing half-written is left.
     """
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    whole = json.loads(json.dumps({**info, "format": FORMAT}))  # as it will be read
-    whole.pop("sha256", None)  # of the checkpoint that this one was made from
-    text = json.dumps({**whole, "sha256": _seal(plain, whole)}, sort_keys=True)
-    part = path.with_name(f".{path.name}.part")
+    said = json.loads(json.dumps({**info, "format": FORMAT}))  # as it will be read
+    said.pop("sha256", None)  # of the checkpoint that this one was made from
+    text = json.dumps({**said, "sha256": _seal(plain, said)}, sort_keys=True)
     try:
-        save_file(plain, str(part), metadata={_KEY: text})
-        sync(part)
-        part.replace(path)
+        with whole(path) as part:
+            save_file(plain, str(part), metadata={_KEY: text})
         sync(path.parent)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not write the checkpoint ({error}); free some disk space, then continue with --resume"
         ) from None
@@ -100,12 +97,3 @@ def _seal(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
     """SHA-256 over all of a checkpoint of format 2."""
     text = json.dumps(info, sort_keys=True)
     return hashlib.sha256(f"{digest(tensors)}|{text}".encode()).hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

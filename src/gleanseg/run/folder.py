@@ -9,6 +9,7 @@ codes.safetensors        what a dynamic head knows of each ROI
 texts.safetensors        vectors of what language says of the task
 roi_aware.safetensors    the frozen ROI-aware network
 predictions/     evaluation/     tensorboard/    report.html
+.lock            while a process trains here
 ```
 """
 
@@ -27,15 +28,20 @@ from torch import Tensor
 from gleanseg.config import Recipe
 from gleanseg.data.plan import Plan
 from gleanseg.errors import UserError
+from gleanseg.files import NO_LINK, discard, whole
+from gleanseg.lock import LOCK_FILE
 from gleanseg.reading import read_json
 from gleanseg.rois.ontology import Ontology, builtin
-from gleanseg.run.checkpoint import load, sync
+from gleanseg.run.checkpoint import load
 
 FORMAT = 1
 KEEP = 2
 """Checkpoints kept of the stage that is running; of a finished stage its last."""
 Part = Callable[[Path], Mapping[str, Any]]
 """Writes files of its own into a new run folder and returns entries of run.json."""
+_OF_PARTS = ("codes.safetensors", "texts.safetensors", "roi_aware.safetensors")
+_MADE_FIRST = {"recipe.toml", "plan.json", "splits.json", "checkpoints", *_OF_PARTS}
+"""What a new run folder holds before its ``run.json``."""
 _CHECKPOINT = re.compile(r"(?P<stage>.+)-(?P<step>\d{8})\.safetensors")
 
 
@@ -60,6 +66,7 @@ class Run:
         info: Mapping[str, Any],
         splits: object,
         parts: Sequence[Part] = (),
+        resume: bool = False,
     ) -> "Run":
         """Make a new run folder; ``run.json`` is written last.
 
@@ -70,12 +77,17 @@ class Run:
             info: contents of run.json.
             splits: contents of splits.json.
             parts: each writes further files and returns entries of run.json.
+            resume: ``path`` may also hold what a process left that was killed here; that is made anew.
 
         Raises:
             UserError: the folder exists and is not empty, or cannot be made.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if resume and path.is_dir():
+            _remove_half_made(path)
+        if path.exists() and (not path.is_dir() or _contents(path)):
+            if resume:
+                raise UserError(f"{path}: holds other things and no run.json; choose another --out")
             raise UserError(f"{path}: the run folder exists; continue it with --resume, or choose another --out")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -113,6 +125,11 @@ class Run:
         if info.get("gleanseg") != FORMAT:
             raise UserError(f"{path}: run format {info.get('gleanseg')}, this gleanseg reads {FORMAT}; update gleanseg")
         return cls(path, info)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left half-written; for whoever holds the folder's lock."""
+        for part in (*self.path.glob(".*.part"), *(self.path / "checkpoints").glob(".*.part")):
+            discard(part)
 
     def update(self, **changes: object) -> None:
         """Change entries of run.json, atomically."""
@@ -204,6 +221,22 @@ class Run:
         append_line(self.path / "access.jsonl", {"time": now(), "split": "test", "purpose": purpose, "cases": cases})
 
 
+def _contents(path: Path) -> list[Path]:
+    return [inside for inside in path.iterdir() if inside.name != LOCK_FILE]
+
+
+def _remove_half_made(path: Path) -> None:
+    """Empty a folder in which a process was killed while it made a run; anything else in it keeps all as it is."""
+    inside = _contents(path)
+    if any(p.name not in _MADE_FIRST and not (p.name.startswith(".") and p.name.endswith(".part")) for p in inside):
+        return
+    checkpoints = path / "checkpoints"  # is made first, and empty
+    if not checkpoints.is_dir() or any(checkpoints.iterdir()):
+        return
+    for file in inside:
+        discard(file)
+
+
 def text_encoder(info: Mapping[str, Any]) -> str:
     """What turned names of ROIs, or texts of the task, into vectors, as run.json tells it; empty where nothing did."""
     made = [info[part] for part in ("codes", "texts") if part in info]
@@ -218,36 +251,34 @@ def now() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that readers see either the old or the new contents."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.unlink(missing_ok=True)  # it may be a link, in a folder that somebody else has made
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
-        sync(part)
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written ({error.strerror}); free disk space or change rights") from None
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one JSON line.
+    """Add one JSON line, on a line of its own also where the one before was cut off.
 
     Raises:
-        UserError: the file is a link, which may lead out of the run folder, or cannot be written.
+        UserError: the file is a link, which may lead out of the run folder; the disk is full or not writable.
     """
+    line = json.dumps(row).encode() + b"\n"
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666), "ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); make it a plain file, links are not followed"
-        ) from None
-    with os.fdopen(handle, "a") as file:
-        file.write(json.dumps(row) + "\n")
+        links = path.is_symlink()
+        remedy = "make it a plain file, links are not followed" if links else "free disk space or change rights"
+        raise UserError(f"{path}: could not be written ({error.strerror}); {remedy}") from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All JSON lines of a log; a last line cut off by a crash is dropped."""
+    """All JSON lines of a log; one cut off by a crash or a full disk is dropped."""
     if not path.exists():
         return []
     rows = []
@@ -255,7 +286,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return rows
 
 

@@ -1,10 +1,14 @@
 """The run's log: JSON lines for programs, TensorBoard for people."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from gleanseg.errors import UserError
 from gleanseg.run.folder import append_line, read_lines, truncate_lines
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ class RunLog:
 
     def __init__(self, path: Path, *, write: bool) -> None:
         self.path, self.write = path, write
-        self._validated = {(row["stage"], row["step"]) for row in read_lines(path / "validation.jsonl")}
+        self._validated = {(row["stage"], row["step"]): row["mean"] for row in read_lines(path / "validation.jsonl")}
         self._board: SummaryWriter | None = None
         self._watched: dict[str, Tensor] = {}
 
@@ -69,7 +73,7 @@ class RunLog:
 
     def validation(self, scores: dict[str, float], *, mean: float, metric: str, stage: str, step: int) -> None:
         """One row of the validation log."""
-        self._validated.add((stage, step))
+        self._validated[stage, step] = mean
         if self.write:
             row = {"step": step, "stage": stage, "metric": metric, "scores": scores, "mean": mean}
             append_line(self.path / "validation.jsonl", row)
@@ -79,9 +83,14 @@ class RunLog:
         """Whether this step was validated."""
         return (stage, step) in self._validated
 
+    @property
+    def best(self) -> float:
+        """The highest mean of all validations; of none, minus infinity."""
+        return max((mean for mean in self._validated.values() if not math.isnan(mean)), default=-math.inf)
+
     def rewind(self, stage: str, step: int) -> None:
         """Drop what a killed run logged of a stage after the checkpoint it resumes from."""
-        self._validated = {key for key in self._validated if key[0] != stage or key[1] <= step}
+        self._validated = {key: mean for key, mean in self._validated.items() if key[0] != stage or key[1] <= step}
         if self.write:
             for name in ("log.jsonl", "validation.jsonl"):
                 truncate_lines(self.path / name, stage=stage, keep=step)
@@ -89,17 +98,28 @@ class RunLog:
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._board is not None:
-            self._board.close()
+            with self._writable():
+                self._board.close()
             self._board = None
 
     def _scalars(self, stage: str, values: dict[str, float], step: int) -> None:
-        if self._board is None:
-            # Imported here: TensorBoard costs half a second, which a resumed or validating process need not wait for.
-            from torch.utils.tensorboard import SummaryWriter
+        # Imported here: TensorBoard costs half a second, which a resumed or validating process need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self.path / "tensorboard"))
-        for name, value in values.items():
-            self._board.add_scalar(f"{stage}/{name}", value, step)
+        with self._writable():
+            self._board = self._board or SummaryWriter(str(self.path / "tensorboard"))
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path / 'tensorboard'}: could not be written ({error.strerror}); free disk space or change "
+                "rights, then continue with --resume"
+            ) from None
 
 
 def _floats(sums: dict[str, Tensor]) -> dict[str, tuple[float, float]]:

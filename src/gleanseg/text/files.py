@@ -12,19 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from gleanseg.errors import UserError
+from gleanseg.files import whole
 
 Arrays = Mapping[str, Float[np.ndarray, "..."]]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, arrays: Arrays, *, key: str, told: Mapping[str, Any]) -> None:
