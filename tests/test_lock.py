@@ -63,6 +63,15 @@ def test_a_folder_that_was_made_for_nothing_goes(tmp_path: Path, filled: bool) -
         raise AssertionError("never alone")
 
 
+def test_a_lock_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"), alone_in(tmp_path / "run"):
+        raise AssertionError("never alone")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
 def test_where_there_are_no_locks_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(95, "Operation not supported")

@@ -51,7 +51,7 @@ def alone_in(folder: Path, *, on_wait: Callable[[], None] | None = None) -> Iter
 def _locked(path: Path, on_wait: Callable[[], None] | None) -> int:
     """A descriptor of the file that holds its lock."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _take(descriptor, path, on_wait)
             if _is_at(path, descriptor):  # else its owner removed it before the lock was ours

@@ -23,7 +23,11 @@ def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"log\.jsonl: could not be written .*free disk space"):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "access.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match=r"access\.jsonl: cannot be written .*links are not followed"):
+        append_line(tmp_path / "access.jsonl", {})
+    with pytest.raises(UserError, match=r"log\.jsonl: cannot be written .*free disk space"):
         append_line(tmp_path / "log.jsonl", {})
 
 

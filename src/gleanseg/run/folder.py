@@ -13,6 +13,7 @@ predictions/     evaluation/     tensorboard/    report.html
 ```
 """
 
+import errno
 import json
 import os
 import re
@@ -231,17 +232,20 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Add one JSON line, on a line of its own also where the one before was cut off.
 
     Raises:
-        UserError: the disk is full or not writable.
+        UserError: the disk is full or not writable, or the file is a link, which may lead out of the run folder.
     """
     line = json.dumps(row).encode() + b"\n"
     try:
-        with path.open("ab+") as file:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with os.fdopen(handle, "ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else b"\n" + line
             file.write(line)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}); free disk space or change rights") from None
+        is_link = error.errno == errno.ELOOP
+        remedy = "make it a plain file, links are not followed" if is_link else "free disk space or change rights"
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy}") from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
