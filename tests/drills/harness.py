@@ -367,9 +367,10 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 def _timeless(path: Path) -> bytes:
     if path.suffix == ".safetensors":
-        from gleanseg.run.checkpoint import load
+        from gleanseg.run.checkpoint import digest, load
 
-        return _dump(load(path)[1])  # with the hash of the tensors, which load compares
+        tensors, info = load(path)
+        return _dump({**info, "sha256": digest(tensors)})
     if path.suffix == ".jsonl":
         return b"\n".join(_dump(json.loads(line)) for line in path.read_text().splitlines())
     if path.suffix == ".json":
