@@ -65,6 +65,8 @@ _MORE = {
     "sassnet": "critic_width = 4",
 }
 """What the recipes of some methods say besides; before the first table, of ``[method]``."""
+_ROWS = {"bcp": 4}
+"""Methods that mix two labelled rows of a batch."""
 _CLASSIFIERS = {"presence": "latent_class"}
 _UNET, _CLASSIFIER = 'name = "unet3d"\nwidth = 4\nlevels = 3', 'name = "resnet18"\nwidth = 8'
 
@@ -289,8 +291,7 @@ class Drills:
         if more and not more.lstrip().startswith("["):
             text = text.replace(f'name = "{method}"', f'name = "{method}"\n{more}')
             more = ""
-        if method == "bcp":  # its pretraining pastes labelled rows into each other
-            text = text.replace("batch = 2", "batch = 4")
+        text = text.replace("batch = 2", f"batch = {_ROWS.get(method, 2)}")
         if method in (*_CLASSIFIERS, *_CLASSIFIERS.values()):
             text = text.replace("patch = [16, 16, 16]", "patch = [16, 16, 32]")
         if method in _CLASSIFIERS:
