@@ -146,3 +146,15 @@ def test_dropout_follows_the_seed_and_the_mode() -> None:
     assert torch.equal(first, drop(x))
     assert not torch.equal(first, drop(x))
     assert drop.eval()(x) is x
+
+
+def test_strided_convolutions_of_small_maps_are_finite_in_bf16() -> None:
+    torch.manual_seed(0)
+    conv, x = Conv3d(256, 256, 3, stride=2, padding=1), torch.randn(5, 256, 2, 4, 2)
+    wanted = conv(x)
+    for _ in range(20):
+        junk = [torch.full((n,), float("nan")) for n in (10**5, 10**6)]  # what unwritten memory then holds
+        del junk
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = conv(x)
+        torch.testing.assert_close(found.float(), wanted, rtol=0.05, atol=0.05)

@@ -14,12 +14,16 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Conv3d(nn.Conv3d):
-    """``nn.Conv3d`` with two of its faults on processors mended. Values are the same.
+    """``nn.Conv3d`` with three of its faults on processors mended. Values are the same.
 
     Wrong gradients where bf16 is computed without matrix units: oneDNN 3.12 (PyTorch 2.13) gives garbage weight
     gradients there, and may corrupt memory, when the input has fewer planes (Z) than the kernel and the convolution
     pads them: two planes with 3x3x3. Such inputs, the lowest levels of a U-Net, are small; padding them beforehand
     takes another path.
+
+    NaN out of nowhere where bf16 is computed with matrix units: strided convolutions of maps that are smaller than the
+    kernel along some axis (256 channels of 2x4x2) read memory that nobody wrote. Every step of such small maps is
+    computed, and the others left out.
 
     Slow prediction of single small patches: PyTorch keeps those away from oneDNN (``slow_conv3d``), three times slower.
     """
@@ -38,12 +42,22 @@ class Conv3d(nn.Conv3d):
         if input.device.type == "cpu" and input.shape[2] < self.kernel_size[0] and padding[0] > 0:
             input = functional.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
             padding = (0, *padding[1:])
+        stride = self.stride
+        if _misread(input, self.kernel_size) and max(stride) > 1:
+            every = functional.conv3d(input, weight, self.bias, 1, padding, self.dilation, self.groups)
+            return every[:, :, :: stride[0], :: stride[1], :: stride[2]]
         if _kept_from_onednn(input):
             found: Tensor = torch.ops.aten.mkldnn_convolution(
                 input, weight, self.bias, padding, self.stride, self.dilation, self.groups
             )
             return found
         return functional.conv3d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+def _misread(input: Tensor, kernel_size: tuple[int, ...]) -> bool:
+    """Whether oneDNN may read beyond this map, which is smaller than the kernel, in bf16."""
+    in_bf16 = input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return input.device.type == "cpu" and in_bf16 and any(map(int.__lt__, input.shape[2:], kernel_size))
 
 
 def _kept_from_onednn(input: Tensor) -> bool:
