@@ -111,7 +111,7 @@ class Experiment:
         call = gleanseg if alone else lambda words: gleanseg(words, core=core)
         call(train)
         start = time.perf_counter()
-        for split in job.entry.get("splits", self.experiment.get("splits", ["validation"])):
+        for split in self._splits(job):
             call(["predict", str(job.folder), "--split", split, "--resume", *self.experiment.get("predict", [])])
             call(["evaluate", str(job.folder), "--split", split])
         done: dict[str, Any] = {
@@ -125,9 +125,16 @@ class Experiment:
         (job.folder / "done.json").write_text(json.dumps(done))
 
     def _is_done(self, job: Job) -> bool:
-        """Whether the folder holds this very run; one whose settings were changed since is made anew or refused."""
-        done = job.folder / "done.json"
-        return done.exists() and json.loads(done.read_text()).get("settings") == self._digest(job)
+        """Whether the folder holds this very run, judged on all its splits; with other settings it is refused."""
+        done, judged = job.folder / "done.json", {path.stem for path in evaluations(job.folder)}
+        if not done.exists() or not judged.issuperset(self._splits(job)):
+            return False
+        return bool(json.loads(done.read_text()).get("settings") == self._digest(job))
+
+    def _splits(self, job: Job) -> list[str]:
+        """What it is judged on."""
+        splits: list[str] = job.entry.get("splits", self.experiment.get("splits", ["validation"]))
+        return splits
 
     def _overrides(self, job: Job) -> list[str]:
         manifest = json.dumps(str(Path(self.experiment["manifest"]).resolve()))
@@ -138,10 +145,13 @@ class Experiment:
         """Results of earlier days that this file would make again with the same recipe."""
         if not self.path.exists():
             return {}
-        digests = {job.key: self._digest(job) for job in self.jobs}
-        rows = json.loads(self.path.read_text())["runs"]
-        keyed = {(row["name"], row["seed"]): row for row in rows}
-        return {key: row for key, row in keyed.items() if row.get("settings") == digests.get(key, "")}
+        rows = {(row["name"], row["seed"]): row for row in json.loads(self.path.read_text())["runs"]}
+        return {
+            job.key: row
+            for job in self.jobs
+            if (row := rows.get(job.key)) and row.get("settings") == self._digest(job)
+            if set(row["evaluation"]).issuperset(self._splits(job))
+        }
 
     def _digest(self, job: Job) -> str:
         """Of what the recipe says, defaults left out, so that an option added later does not make results stale."""

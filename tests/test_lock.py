@@ -74,9 +74,12 @@ def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
 
 
 def test_where_there_are_no_locks_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
     def unsupported(descriptor: int, operation: int) -> None:
+        asked.append(operation)
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("gleanseg.lock.fcntl.flock", unsupported)
     with alone_in(tmp_path), alone_in(tmp_path):
-        pass
+        assert len(asked) == 2

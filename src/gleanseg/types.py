@@ -141,7 +141,7 @@ class Memo(NamedTuple):
         rows: without gradient; of the same shape on every rank.
     """
 
-    rows: Float[Tensor, "N *any"]
+    rows: Float[Tensor, " N *any"]
 
 
 Term = Mean | Pooled | Monitor | Memo

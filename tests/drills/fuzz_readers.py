@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FunctionType
@@ -217,11 +218,8 @@ def main() -> int:
     kinds = {name: everything[name] for name in arguments.kinds}
     with TemporaryDirectory() as made:
         folder = Path(made)
-        try:
-            if not arguments.mutate:
-                return _with_atheris(kinds, seconds=arguments.seconds, folder=folder)
-        except ModuleNotFoundError:
-            pass
+        if find_spec("atheris") and not arguments.mutate:
+            return _with_atheris(kinds, seconds=arguments.seconds, folder=folder)
         return 1 if _with_hypothesis(kinds, seconds=arguments.seconds, folder=folder, keep=arguments.keep) else 0
 
 

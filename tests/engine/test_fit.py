@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import save_file
 
 from gleanseg.config import Recipe
@@ -18,6 +17,7 @@ from gleanseg.predict.predictor import Predictor
 from gleanseg.run.checkpoint import digest, load, save
 from gleanseg.run.folder import Run, read_lines
 from support.data import prepared
+from support.runs import assert_same_weights
 
 STAGES = """
 [[stage]]
@@ -62,14 +62,8 @@ def straight(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fit(recipe, out=tmp_path_factory.mktemp("runs") / "straight")
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load(run.checkpoint("last"))[0]
-
-
 def assert_same_run(found: Run, expected: Run) -> None:
-    a, b = weights(found), weights(expected)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert_same_weights(found, expected)
     for name in ("log.jsonl", "validation.jsonl"):
         rows = [
             [{k: r[k] for k in r if k not in ("time_s", "rate", "wait_s")} for r in read_lines(run.path / name)]

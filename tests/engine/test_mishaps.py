@@ -11,7 +11,7 @@ import torch
 
 from gleanseg.config import Recipe
 from gleanseg.data.store import StoredCase
-from gleanseg.engine import fit as module
+from gleanseg.engine import checkpoints as module
 from gleanseg.engine.fit import fit
 from gleanseg.engine.judge import Judge
 from gleanseg.errors import UserError
@@ -19,6 +19,7 @@ from gleanseg.lock import alone_in
 from gleanseg.run.checkpoint import load
 from gleanseg.run.folder import Run, read_lines
 from support.data import prepared
+from support.runs import assert_same_weights
 
 STAGES = """
 [[stage]]
@@ -40,16 +41,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def straight(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fit(recipe, out=tmp_path_factory.mktemp("runs") / "straight")
-
-
-def tensors(run: Run) -> dict[str, torch.Tensor]:
-    return load(run.checkpoint("last"))[0]
-
-
-def assert_same_weights(found: Run, expected: Run) -> None:
-    a, b = tensors(found), tensors(expected)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def reading_threads() -> list[str]:

@@ -15,34 +15,26 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from gleanseg import __version__
 from gleanseg.config import Recipe, StageConfig
 from gleanseg.data.loader import Loader
 from gleanseg.data.sampler import Sampler
-from gleanseg.data.selection import overlaps
+from gleanseg.engine.checkpoints import Checkpoint, Checkpoints
 from gleanseg.engine.failures import failures_named
 from gleanseg.engine.forecast import forecast
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer, check_finite, mix_seeds
+from gleanseg.engine.new_run import create_run
 from gleanseg.engine.precision import choose
 from gleanseg.engine.setup import Setup, rows_of, set_up
 from gleanseg.engine.signals import Interrupted, StopRequest, requeue
-from gleanseg.engine.state import adopt, pack, unpack
+from gleanseg.engine.state import adopt
 from gleanseg.engine.validate import Validation
 from gleanseg.errors import UserError, ran_out_of_memory
 from gleanseg.lock import alone_in
 from gleanseg.predict.hardware import keep_freed_memory
-from gleanseg.predict.memory import gib, room_on
-from gleanseg.run.checkpoint import Damaged, save
-from gleanseg.run.codes import is_dynamic, write_codes
 from gleanseg.run.deploy import make_method
-from gleanseg.run.environment import environment
-from gleanseg.run.folder import KEEP, Part, Run
+from gleanseg.run.folder import Run
 from gleanseg.run.log import RunLog, Step
-from gleanseg.run.roi_aware import adopt_roi_aware
-from gleanseg.run.texts import write_texts
-
-Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 _OWN_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
@@ -136,13 +128,14 @@ class Session:
         self._started = self._saved = time.perf_counter()
         self.is_new = not (resume and (out / "run.json").exists())
         if fabric.is_global_zero and self.is_new:
-            _create(setup, out, resume=resume)
+            create_run(setup, out, resume=resume)
         fabric.barrier()
         self.run = Run.open(out)
         self._refuse_changes()
         if fabric.is_global_zero:
             self.run.remove_leftovers()
         self.judge = Judge(setup, self.run, fabric)
+        self.checkpoints = Checkpoints(self.run, fabric, note=self._note)
         self.log = RunLog(self.run.path, write=fabric.is_global_zero)
         for text in setup.notes:
             self._note(text)
@@ -169,32 +162,26 @@ class Session:
             raise UserError(refusal)
 
     def _foresee(self, stage: StageConfig, index: int) -> None:
-        what, device = f"{self.run.path}, stage {stage.name!r}", self.fabric.device
+        what = f"{self.run.path}, stage {stage.name!r}"
         try:
             found = forecast(self.setup, self.run, stage, self._sampler(index), self.fabric, self.judge)
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
             raise UserError(
-                f"{what}: one patch at a time takes more memory than {device} has ({error}); make sampling.patch or "
-                "the network's width smaller"
+                f"{what}: one patch at a time takes more memory than {self.fabric.device} has ({error}); make "
+                "sampling.patch or the network's width smaller"
             ) from None
         self._note(found.told(stage.name))
-        found.need.refuse(device, what=what, advice=found.advice(room_on(device)))
-        free = shutil.disk_usage(self.run.path).free
-        if found.disk > free:
-            raise UserError(
-                f"{what}: needs about {gib(found.disk)} of disk, {gib(free)} are free; free space, or choose another "
-                "--out"
-            )
+        found.refuse(self.fabric.device, self.run.path, what=what)
 
     def train(self, stage: StageConfig, index: int) -> None:
         """Train one stage from wherever its newest checkpoint stands."""
         recipe, selection = self.setup.recipe, self.setup.selection
-        newest = self._newest(stage.name)
+        newest = self.checkpoints.newest(stage.name)
         if newest is not None and self._is_finished(stage, newest[1]["step"]):
             self.elapsed_s, self._started = newest[1]["elapsed_s"], time.perf_counter()
-            self._prune(stage, keep=1)
+            self.checkpoints.prune(stage.name, keep=1)
             return
         torch.manual_seed(mix_seeds(recipe.seed, index))
         method = make_method(self.run, stage)
@@ -249,7 +236,7 @@ class Session:
                 self._save(trainer, stage)
             if not last:
                 self._stop_if_asked()
-        self._prune(stage, keep=1)
+        self.checkpoints.prune(stage.name, keep=1)
 
     def _timed(self, steps: Iterator[Step], stage: StageConfig) -> Iterator[Step]:
         """Log steps with their rate, as a running average over about 20 steps."""
@@ -275,10 +262,8 @@ class Session:
         stop = partial(self._poll, trainer, stage)
         result = self.judge.validate(trainer.method, poll=partial(stop, alone=True), between=partial(stop, alone=False))
         # The row comes last: a run killed before it validates this step again.
-        if result.mean > self.log.best and self.fabric.is_global_zero:
-            tensors, _ = pack(trainer.method, {})
-            info = {**self._origin(trainer, stage), result.metric: result.mean}
-            save(self.run.path / "checkpoints" / "best.safetensors", tensors, info)
+        if result.mean > self.log.best:
+            self.checkpoints.save_best(trainer, stage.name, **{result.metric: result.mean})
         self.log.validation(result.scores, mean=result.mean, metric=result.metric, stage=stage.name, step=trainer.done)
         for listener in self.watching:
             listener.validated(trainer.done, result)
@@ -313,76 +298,23 @@ class Session:
         raise Interrupted(f"{self.run.path}: stopped by {self.stop.received}; a checkpoint is written, use --resume")
 
     def _save(self, trainer: Trainer, stage: StageConfig) -> None:
-        if self.fabric.is_global_zero:
-            tensors, optimizers = pack(trainer.method, trainer.optimizers)
-            info = {
-                **self._origin(trainer, stage),
-                "optimizers": optimizers,
-                "consumed": trainer.done * self.setup.recipe.sampling.batch,
-                "best": self.log.best,
-                "elapsed_s": self._clock(),
-            }
-            save(self.run.checkpoint_path(stage.name, trainer.done), tensors, info)
-            self._prune(stage, keep=KEEP)
+        self.checkpoints.save(
+            trainer,
+            stage.name,
+            consumed=trainer.done * self.setup.recipe.sampling.batch,
+            best=self.log.best,
+            elapsed_s=self._clock(),
+        )
         self._saved = time.perf_counter()
         self.fabric.barrier()
 
-    def _origin(self, trainer: Trainer, stage: StageConfig) -> dict[str, Any]:
-        """What every checkpoint says of where it comes from."""
-        return {
-            "gleanseg": __version__,
-            "stage": stage.name,
-            "step": trainer.done,
-            "rois": list(self.run.rois),
-            "recipe_digest": self.run.info["recipe_digest"],
-        }
-
-    def _prune(self, stage: StageConfig, *, keep: int) -> None:
-        if self.fabric.is_global_zero:
-            for path in self.run.checkpoints(stage.name)[:-keep]:
-                path.unlink()
-
-    def _newest(self, stage: str) -> Checkpoint | None:
-        """The newest whole checkpoint of a stage, None where there is none; damaged newer ones are set aside.
-
-        Raises:
-            UserError: all are damaged, or one is of another run.
-        """
-        damaged: list[Path] = []
-        found = None
-        for path in reversed(self.run.checkpoints(stage)):
-            try:
-                found = self.run.read(path)
-                break
-            except Damaged as error:
-                self._note(f"{error}")
-                damaged.append(path)
-        if found is None and damaged:
-            raise UserError(
-                f"{damaged[0].parent}: every checkpoint of stage {stage!r} is damaged; restore one from a backup, or "
-                "delete them to train this stage anew"
-            )
-        self.fabric.barrier()  # no rank reads any more
-        for path in damaged:
-            if self.fabric.is_global_zero:
-                path.replace(path.with_name(f"{path.name}.damaged"))
-        return found
-
     def _restore(self, trainer: Trainer, stage: StageConfig, newest: Checkpoint | None) -> None:
         if newest is not None:
-            tensors, info = newest
-            try:
-                unpack(trainer.method, trainer.optimizers, tensors, info["optimizers"])
-            except (RuntimeError, KeyError, ValueError) as error:
-                raise UserError(
-                    f"{self.run.path}: its checkpoint of gleanseg {info.get('gleanseg', 'unknown')} does not fit the "
-                    f"method of this version ({' '.join(str(error).split())[:200]}); resume with that version"
-                ) from None
-            trainer.done, self.elapsed_s = info["step"], info["elapsed_s"]
+            self.elapsed_s = self.checkpoints.resume(trainer, newest)
             self._started = time.perf_counter()
             self._note(f"continuing stage {stage.name} after step {trainer.done}")
         elif stage.start_from is not None:
-            before = self._newest(stage.start_from)
+            before = self.checkpoints.newest(stage.start_from)
             assert before is not None, "that stage was trained before"
             if not adopt(trainer.method, before[0]):
                 raise UserError(
@@ -415,47 +347,6 @@ class Session:
 
     def _clock(self) -> float:
         return self.elapsed_s + time.perf_counter() - self._started
-
-
-def _create(setup: Setup, out: Path, *, resume: bool) -> None:
-    store, selection, recipe = setup.store, setup.selection, setup.recipe
-    pairs = sorted(sorted(pair) for pair in overlaps(store, selection))
-    roles = {
-        "train": {c.id: [r for r, a in zip(selection.rois, c.annotated, strict=True) if a] for c in selection.train},
-        "validation": [c.id for c in selection.validation],
-    }
-    info = {
-        "version": __version__,
-        "environment": environment(),
-        "rois": list(selection.rois),
-        "channels": [channel.model_dump() for channel in store.plan.channels],
-        "own_rois": setup.manifest.own_rois,
-        "manifest": str(recipe.manifest),
-        "manifest_digest": store.manifest_digest,
-        "store": str(recipe.store_path),
-        "overlaps": pairs,
-        "recipe_digest": recipe.digest(),
-        "splits_digest": selection.digest(),
-        "seed": recipe.seed,
-        "status": "running",
-    }
-    Run.create(out, recipe=recipe, plan=store.plan, info=info, splits=roles, parts=_parts(setup), resume=resume)
-
-
-def _parts(setup: Setup) -> list[Part]:
-    """What else the run must hold to stand alone."""
-    recipe, rois, ontology = setup.recipe, setup.selection.rois, setup.ontology
-    parts: list[Part] = []
-    if is_dynamic(recipe):
-        modality = setup.store.plan.channels[0].modality
-        parts.append(partial(write_codes, recipe=recipe, rois=rois, ontology=ontology, modality=modality))
-    if recipe.text.knowledge:
-        parts.append(partial(write_texts, recipe=recipe))
-    if recipe.presence.run is not None:
-        parts.append(
-            partial(adopt_roi_aware, config=recipe.presence, plan=setup.store.plan, rois=rois, ontology=ontology)
-        )
-    return parts
 
 
 def _patch(recipe: Recipe) -> tuple[int, int, int]:

@@ -5,6 +5,8 @@ with the batch is scaled to the batch; weights, gradients and the optimiser's st
 """
 
 import math
+import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from gleanseg.data.sampler import Patch, Sampler
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.setup import Setup, rows_of
 from gleanseg.engine.terms import combine
+from gleanseg.errors import UserError
 from gleanseg.methods.presence import Presence
 from gleanseg.parts.method import Method
 from gleanseg.predict.forecast import Need, predict_need
@@ -65,6 +68,25 @@ class Forecast(NamedTuple):
             factor = math.ceil(self.rows / fewer)
             return f"set train.accumulate {factor} times as high, or sampling.batch to 1/{factor}"
         return "even one patch at a time is too much: make sampling.patch or the network's width smaller"
+
+    def refuse(self, device: torch.device, out: Path, *, what: str) -> None:
+        """Stop where it does not fit.
+
+        Args:
+            device: that trains.
+            out: run folder.
+            what: run and stage, for the error.
+
+        Raises:
+            UserError: more memory than the device, or more disk than ``out`` has; with what to change.
+        """
+        self.need.refuse(device, what=what, advice=self.advice(room_on(device)))
+        free = shutil.disk_usage(out).free
+        if self.disk > free:
+            raise UserError(
+                f"{what}: needs about {gib(self.disk)} of disk, {gib(free)} are free; free space, or choose another "
+                "--out"
+            )
 
 
 def forecast(setup: Setup, run: Run, stage: StageConfig, sampler: Sampler, fabric: Fabric, judge: Judge) -> Forecast:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Integer
 from torch import Tensor
 
 
-def components(mask: Bool[np.ndarray, "z y x"]) -> tuple[Integer[np.ndarray, "z y x"], Integer[np.ndarray, "N"]]:
+def components(mask: Bool[np.ndarray, "z y x"]) -> tuple[Integer[np.ndarray, "z y x"], Integer[np.ndarray, " N"]]:
     """The number of each voxel's 26-connected component, 0 outside, and the voxels of each; number 0 counts none."""
     # cc3d 4.1 fails on thin boxes such as 1 x 1 x 3; a rim of background makes every box thick enough.
     parts = cc3d.connected_components(np.pad(mask, 1), connectivity=26)[1:-1, 1:-1, 1:-1]

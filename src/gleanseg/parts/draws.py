@@ -31,8 +31,8 @@ def row_generators(
 
 
 def drawn(
-    like: Float[Tensor, "B *any"], key_B: Int[Tensor, " B"], fill: Fill, *, purpose: int, salt: int
-) -> Float[Tensor, "B *any"]:
+    like: Float[Tensor, " B *any"], key_B: Int[Tensor, " B"], fill: Fill, *, purpose: int, salt: int
+) -> Float[Tensor, " B *any"]:
     """Draws of every row, of another tensor's shape, type, device and memory format.
 
     They are made in single precision and in the order of the axes, so that networks of any precision and memory format

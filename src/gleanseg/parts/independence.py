@@ -22,7 +22,7 @@ def shared_convolutions(modules: Sequence[nn.Module]) -> list[list[nn.Conv3d]]:
     return [convs for convs in shared if len(convs) == len(modules) and len({conv.weight.shape for conv in convs}) == 1]
 
 
-def dependence(own: Float[Tensor, "O *own"], others: Sequence[Float[Tensor, "_ *own"]]) -> Float[Tensor, ""]:
+def dependence(own: Float[Tensor, " O *own"], others: Sequence[Float[Tensor, " _ *own"]]) -> Float[Tensor, ""]:
     r"""Mean over filters w of $\max_A \cos^2(w, (A W)_w)$, with the others' filters stacked in the rows of W.
 
     The best linear map A is that of least squares, and found exactly; it is a constant for the gradient, as is W.

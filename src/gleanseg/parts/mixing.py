@@ -42,7 +42,7 @@ class CutMix(NamedTuple):
         """What was pasted, put back box by box; predictions of mixed rows become predictions of the rows."""
         return torch.where(self.inside_ZYX, mixed[self.partner_B.argsort()], mixed)
 
-    def sources(self, rows: Shaped[Tensor, "B *any"]) -> Shaped[Tensor, "B2 *any"]:
+    def sources(self, rows: Shaped[Tensor, " B *any"]) -> Shaped[Tensor, " B2 *any"]:
         """What fills the outside of each mixture, then what fills its box: twice as many rows."""
         return torch.cat([rows, rows[self.partner_B]])
 

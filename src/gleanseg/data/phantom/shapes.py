@@ -38,7 +38,7 @@ class Shape(ABC):
         """Lowest and highest corner of a box that holds the solid."""
 
     @abstractmethod
-    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:
+    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:  # noqa: F821
         """Signed distance in mm of each point to the surface, negative inside."""
 
 
@@ -58,7 +58,7 @@ class Ellipsoid(Shape):
         reach = turned.sum(axis=1) if self.power > 2 else np.sqrt((turned**2).sum(axis=1))
         return np.asarray(self.center) - reach, np.asarray(self.center) + reach
 
-    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:
+    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:  # noqa: F821
         """Distance along the ray from the center."""
         flat = points.reshape(3, -1) - np.asarray(self.center, np.float32)[:, None]
         local = rotation(self.turn_deg).T.astype(np.float32) @ flat
@@ -92,7 +92,7 @@ class Tube(Shape):
         array = np.asarray(self.nodes)
         return (array[:, :3] - array[:, 3:]).min(axis=0), (array[:, :3] + array[:, 3:]).max(axis=0)
 
-    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:
+    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:  # noqa: F821
         """Distance to the nearest piece."""
         flat = points.reshape(3, -1)
         nodes = np.asarray(self.nodes, dtype=np.float32)
@@ -121,7 +121,7 @@ class Union(Shape):
         low = np.min([box[0] for box in boxes], axis=0) - self.blend_mm / 4
         return low, np.max([box[1] for box in boxes], axis=0) + self.blend_mm / 4
 
-    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:
+    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:  # noqa: F821
         """Smooth minimum (quadratic polynomial) of the distances."""
         result = self.shapes[0].distance(points)
         blend = np.float32(self.blend_mm)
@@ -146,7 +146,7 @@ class Cut(Shape):
         """Box around the uncut solid."""
         return self.solid.bounds()
 
-    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:
+    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:  # noqa: F821
         """Largest of the distances that bound the solid."""
         result = self.solid.distance(points)
         for hole in self.holes:
@@ -174,7 +174,7 @@ class Trunk(Shape):
     def _mean_mm(self) -> np.float32:
         return np.float32(0.5 * (self.half_width_mm + self.half_depth_mm))
 
-    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:
+    def distance(self, points: Float32[np.ndarray, "3 *grid"]) -> Float32[np.ndarray, "*grid"]:  # noqa: F821
         """Distance in the axial plane."""
         slim = 1 - np.float32(self.waist) * np.exp(-(((points[2] + 30) / 45) ** 2))
         x, y = np.abs(points[0]) / np.float32(self.half_width_mm), np.abs(points[1]) / np.float32(self.half_depth_mm)
