@@ -4,8 +4,9 @@
     python docs/make_method_table.py          # puts the times into docs/methods/README.md
 
 Times are taken in one process, all methods in turn, so that a drifting machine hurts all alike; each round divides by
-its own supervised step. Memory is the peak of a fresh process per method, less that of the supervised one. Options are
-the defaults; methods whose network is a classifier have no supervised step to compare with.
+its own supervised step. Memory is the peak of a fresh process per method, less that of the supervised one. Passes are
+multiplications counted, a supervised step being one: a forward pass without gradient is a third of one, whatever the
+machine. Options are the defaults; methods whose network is a classifier have no supervised step to compare with.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from end_to_end import write
 from lightning_fabric import Fabric
 from peak import peak_mib
+from torch.utils.flop_counter import FlopCounterMode
 
 from gleanseg.config import Named, Recipe, SamplingConfig, StageConfig
 from gleanseg.engine.loop import Trainer
@@ -54,6 +56,7 @@ def main() -> None:
     chosen = list(dict.fromkeys([YARDSTICK, *arguments.methods]))
     times = in_turns(chosen, arguments)
     peaks = {name: in_fresh_process(name) for name in chosen}
+    flops = {name: flops_of(name, arguments) for name in chosen}
     write(
         "method_cost",
         {
@@ -64,6 +67,7 @@ def main() -> None:
                 name: {
                     "step_s": summary(times[name]),
                     "relative": summary([t / s for t, s in zip(times[name], times[YARDSTICK], strict=True)]),
+                    "passes": round(flops[name] / flops[YARDSTICK], 3),
                     "peak_mib": round(peaks[name]),
                     "extra_mib": round(peaks[name] - peaks[YARDSTICK]),
                 }
@@ -104,6 +108,13 @@ def peak_of(name: str, arguments: argparse.Namespace) -> float:
     for _ in range(2):
         engine.train_step([batch], [], 0.0)
     return peak_mib()
+
+
+def flops_of(name: str, arguments: argparse.Namespace) -> int:
+    """Floating-point operations of a step half-way through training, where every term counts."""
+    with FlopCounterMode(display=False) as counter:
+        trainer(name, arguments).train_step([made_batch(arguments.patch)], [], 0.5)
+    return counter.get_total_flops()
 
 
 def trainer(name: str, arguments: argparse.Namespace) -> Trainer:
