@@ -129,3 +129,13 @@ def test_advice_says_how_many_patches_fit() -> None:
     found = Forecast(held=0, need=Need(1000, 0), disk=0, per_row=100, rows=8)
     assert found.advice(room=700) == "set train.accumulate 2 times as high, or sampling.batch to 1/2"
     assert found.advice(room=250).startswith("even one patch at a time is too much")
+
+
+def test_ranks_of_one_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gleanseg.predict.memory.available_memory", lambda: 2500)
+    found = Forecast(held=0, need=Need(1000, 100), disk=0, per_row=100, rows=8)
+    cpu = torch.device("cpu")
+    found._replace(ranks=2).refuse(cpu, tmp_path, what="run")
+    with pytest.raises(UserError, match=r"run: needs about 0\.00 GiB more memory on cpu"):
+        found._replace(ranks=3).refuse(cpu, tmp_path, what="run")
+    assert "at its peak for each of 3 ranks and" in found._replace(ranks=3).told("main")

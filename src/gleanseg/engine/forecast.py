@@ -44,6 +44,7 @@ class Forecast(NamedTuple):
         disk: bytes of the run folder at its largest.
         per_row: bytes of tensors for each row of a micro-batch, part of ``need``.
         rows: of a micro-batch.
+        ranks: of this machine, each of which takes as much.
     """
 
     held: int
@@ -51,6 +52,7 @@ class Forecast(NamedTuple):
     disk: int
     per_row: int
     rows: int
+    ranks: int = 1
 
     @property
     def peak(self) -> int:
@@ -59,7 +61,8 @@ class Forecast(NamedTuple):
 
     def told(self, stage: str) -> str:
         """One line for the user."""
-        return f"stage {stage}: about {gib(self.peak)} of memory at its peak and {gib(self.disk)} of disk"
+        each = f" for each of {self.ranks} ranks" if self.ranks > 1 else ""
+        return f"stage {stage}: about {gib(self.peak)} of memory at its peak{each} and {gib(self.disk)} of disk"
 
     def advice(self, room: int) -> str:
         """What to change so that it fits."""
@@ -80,7 +83,9 @@ class Forecast(NamedTuple):
         Raises:
             UserError: more memory than the device, or more disk than ``out`` has; with what to change.
         """
-        self.need.refuse(device, what=what, advice=self.advice(room_on(device)))
+        on_device = self.ranks if device.type == "cpu" else 1  # else each rank has a device of its own
+        need = Need(on_device * self.need.tensors, self.ranks * self.need.arrays)
+        need.refuse(device, what=what, advice=self.advice(room_on(device) // on_device))
         free = shutil.disk_usage(out).free
         if self.disk > free:
             raise UserError(
@@ -132,7 +137,8 @@ def forecast(setup: Setup, run: Run, stage: StageConfig, sampler: Sampler, fabri
     written = min(KEEP + 1, math.ceil(stage.steps / recipe.train.checkpoint_every))
     best = 2 * weights if recipe.train.validate_every and setup.selection.validation else 0
     disk = written * checkpoint + best + stage.steps // recipe.train.log_every * _ROW_BYTES
-    return Forecast(held, need.with_kept(), disk, math.ceil(activations), rows)
+    ranks = max(1, fabric.world_size // recipe.train.nodes)
+    return Forecast(held, need.with_kept(), disk, math.ceil(activations), rows, ranks)
 
 
 def num_states(config: OptimizerConfig) -> int:
