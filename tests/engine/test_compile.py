@@ -1,5 +1,8 @@
 """Compiled networks train as eager ones do, and what cannot be compiled runs eagerly and says so."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,16 @@ from gleanseg.types import Progress
 from support.batches import make_batch
 from support.data import prepared
 from support.ranks import make_method
+
+ONE_GRAPH = """
+import torch
+from support.small_networks import SMALL, image, small
+for name in SMALL:
+    net, x = small(name), image(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encode, decode = (torch.compile(part, backend="eager", fullgraph=True) for part in (net.encode, net.decode))
+        assert decode(encode(x))[-1].shape[2:] == x.shape[2:]
+"""
 
 
 def broken(function: object) -> object:
@@ -52,6 +65,14 @@ def test_a_mistake_of_the_user_stays_one(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_compiled_calls_are_used_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.torch, "compile", lambda function: lambda x: ("compiled", function(x)))
     assert Fallible(lambda x: x + 1, name="net.encode", note=lambda text: None)(1) == ("compiled", 2)
+
+
+@pytest.mark.slow
+def test_encoders_and_decoders_are_one_graph_each() -> None:
+    """What breaks a graph runs eagerly without a word. In a fresh process, as checks of types break it, too."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", ONE_GRAPH], stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -57,7 +57,8 @@ class Conv3d(nn.Conv3d):
 def _misread(input: Tensor, kernel_size: tuple[int, ...]) -> bool:
     """Whether oneDNN may read beyond this map, which is smaller than the kernel, in bf16."""
     in_bf16 = input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-    return input.device.type == "cpu" and in_bf16 and any(map(int.__lt__, input.shape[2:], kernel_size))
+    is_small = any(n < k for n, k in zip(input.shape[2:], kernel_size, strict=True))
+    return input.device.type == "cpu" and in_bf16 and is_small
 
 
 def _kept_from_onednn(input: Tensor) -> bool:
