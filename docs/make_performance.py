@@ -37,6 +37,12 @@ EXPERIMENTS = {
         """80 cases of the Left Atrium challenge at 1.25 mm, one seeded split: 56 to train, 8 to develop, 16 to test,
         not the published test cases. All-labelled is supervised with all 56.""",
     ),
+    "field-hippocampus": (
+        "The whole field: every method on the hippocampus with 20 labelled cases",
+        """The same split, networks of half the width, every method with its defaults. Equal budgets: about 1,500 passes
+        of two rows forward and backward, counted in multiplications, so that a method that computes twice as much in a
+        step takes half as many. With 23 comparisons one verdict is wrong by chance, on average.""",
+    ),
     "hippocampus-halves": (
         "Hippocampus at two sites that each draw one part",
         """The same split; half of the training cases annotate only the anterior part, half only the posterior. Both are

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +53,16 @@ def test_the_table_of_methods_takes_measured_costs(tmp_path: Path, monkeypatch: 
     ]
     assert make.row("cps")[4:7] == ("2: a, b", "-", "a, b, ensemble")
     assert make.row("uamt")[4:7] == ("1: student", "teacher (no gradient)", "student, teacher")
+
+
+def test_names_in_the_picture_of_the_field_keep_their_distance() -> None:
+    spread = loaded("make_field_picture").spread
+    wanted = [0.9, 0.8, 0.8, 0.79, 0.5]
+    places = spread(wanted, 0.1)
+    assert all(above - below > 0.1 - 1e-9 for above, below in pairwise(places))
+    assert places[0] - places[3] == pytest.approx(0.3)
+    assert sum(places[:4]) == pytest.approx(sum(wanted[:4]))
+    assert places[4] == 0.5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
