@@ -21,33 +21,47 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 
 
 def test_help_lists_every_command_and_loads_no_torch() -> None:
-    code = "import sys; from gleanseg.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys; from gleanseg.cli.main import main; main(['--help']);"
+    code += "print([name for name in ('torch', 'numpy', 'tyro') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(name in shown for name in COMMANDS)
-    assert shown.splitlines()[-1] == "False False"
+    assert shown.splitlines()[-1] == "[]"
 
 
 def test_the_overview_is_short_and_each_command_tells_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = {}
-    for arguments in (["--help"], ["predict", "--help"]):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 0
-        shown[arguments[0]] = capsys.readouterr().out
-    assert "Segment images with a trained run." in " ".join(shown["--help"].split())
-    assert "Example:" not in shown["--help"]
-    assert "Example: gleanseg predict runs/first --split test" in shown["predict"]
-    assert "usage: gleanseg predict" in shown["predict"]
-
-
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"]])
-def test_words_that_are_no_command_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == main(["-h"]) == 0
+    overview = capsys.readouterr().out
+    assert "Segment images with a trained run." in " ".join(overview.split())
+    assert "Example:" not in overview
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main(["predict", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Example: gleanseg predict runs/first --split test" in shown
+    assert "usage: gleanseg predict" in shown
+
+
+def test_the_overview_keeps_to_the_width_of_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    main(["--help"])
+    told = capsys.readouterr().out.splitlines()[5:]
+    assert max(map(len, told)) <= 70 < len(" ".join(told))
+
+
+def test_words_that_are_no_command_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == main(["frobnicate"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "gleanseg: no such command: 'trian'; did you mean 'train'?",
+        "gleanseg: no such command: 'frobnicate'; gleanseg --help lists them",
+    ]
+    assert main([]) == 2
+    assert "usage: gleanseg COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["train"])
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert "train" in told.out + told.err
+    assert "recipe" in capsys.readouterr().err.casefold()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

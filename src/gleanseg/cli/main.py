@@ -1,16 +1,17 @@
 """The one binary. Each sub-command is a typed dataclass ``Command`` in its own file; its docstrings are the help."""
 
-import inspect
+import ast
+import shutil
 import sys
+import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
-import tyro
-
 from gleanseg import __version__
-from gleanseg.errors import UserError
+from gleanseg.errors import UserError, nearest
 
 COMMANDS = {
     "demo": "demo",
@@ -47,8 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments in (["--version"], ["-V"]):
         print(f"gleanseg {__version__}")
         return 0
-    if not arguments or arguments[0] not in COMMANDS:
-        return _overview(arguments)
+    if not arguments or arguments[0] in ("--help", "-h"):
+        print(_overview(min(100, shutil.get_terminal_size().columns)))
+        return 0 if arguments else 2
+    if arguments[0] not in COMMANDS:
+        close = nearest(arguments[0], COMMANDS) or "; gleanseg --help lists them"
+        print(f"gleanseg: no such command: {arguments[0]!r}{close}", file=sys.stderr)
+        return 2
+    import tyro  # here, as importing it takes longer than the overview does
+
     command: Runnable = tyro.cli(
         _command(arguments[0]),
         prog=f"gleanseg {arguments[0]}",
@@ -65,15 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _overview(arguments: Sequence[str]) -> int:
-    """Help with one line on each sub-command, or what is wrong with the arguments; tyro exits."""
-    tyro.extras.subcommand_cli_from_dict(
-        {name: _brief(_command(name)) for name in COMMANDS},
-        prog="gleanseg",
-        description="Train 3D medical image segmentation from scarce, partial and missing labels, and run it.",
-        args=arguments,
+def _overview(width: int) -> str:
+    """Help with one line or two on each sub-command."""
+    indent = max(map(len, COMMANDS)) + 4
+    briefs = [
+        textwrap.fill(_brief(file), width, initial_indent=f"  {name}".ljust(indent), subsequent_indent=" " * indent)
+        for name, file in COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            f"gleanseg {__version__}",
+            "Train 3D medical image segmentation from scarce, partial and missing labels, and run it.",
+            "",
+            "usage: gleanseg COMMAND [options]",
+            "       gleanseg COMMAND --help",
+            "",
+            *briefs,
+        ]
     )
-    return 2
 
 
 def _command(name: str) -> Callable[..., Runnable]:
@@ -81,14 +98,11 @@ def _command(name: str) -> Callable[..., Runnable]:
     return found
 
 
-def _brief(command: Callable[..., Runnable]) -> Callable[[], None]:
-    """Stands for a sub-command in the overview, with the first paragraph of its help."""
-
-    def stand_in() -> None:
-        pass
-
-    stand_in.__doc__ = inspect.cleandoc(command.__doc__ or "").partition("\n\n")[0]
-    return stand_in
+def _brief(file: str) -> str:
+    """The first paragraph of a sub-command's help, on one line; read from the file, as importing all takes longer."""
+    code = ast.parse(Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8"))
+    (command,) = (node for node in code.body if isinstance(node, ast.ClassDef) and node.name == "Command")
+    return " ".join((ast.get_docstring(command) or "").partition("\n\n")[0].split())
 
 
 if __name__ == "__main__":
