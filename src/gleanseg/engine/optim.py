@@ -10,7 +10,10 @@ from gleanseg.config import OptimizerConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """The optimiser of one player."""
+    """The optimiser of one player; parameters are on their device."""
+    parameters = list(parameters)
+    # On a processor "foreach" is a loop over parameters and operations; "fused" takes a quarter of its time.
+    fused = all(p.device.type == "cpu" for p in parameters)
     if config.name == "sgd":
         return SGD(
             parameters,
@@ -18,9 +21,10 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
-            foreach=True,
+            fused=fused,
+            foreach=not fused,
         )
-    return AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+    return AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused, foreach=not fused)
 
 
 def lr_at(step: int, total: int, config: OptimizerConfig) -> float:
