@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import costs
+import robustness
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,9 +34,10 @@ EXPERIMENTS = {
         random-vectors are its controls.""",
     ),
     "left-atrium-half": (
-        "Left atrium at half resolution with 8 labelled cases",
+        "Left atrium at half resolution with 8 labelled cases, and with 4",
         """80 cases of the Left Atrium challenge at 1.25 mm, one seeded split: 56 to train, 8 to develop, 16 to test,
-        not the published test cases. All-labelled is supervised with all 56.""",
+        not the published test cases. All-labelled is supervised with all 56; names that end with -4 have four labelled
+        cases. Co-training is LLM-SegNet without its text; beta-0 and random-vectors are its controls.""",
     ),
     "field-hippocampus": (
         "The whole field: every method on the hippocampus with 20 labelled cases",
@@ -72,6 +74,9 @@ def page() -> str:
         "text_cost": costs.text_cost,
         "metrics": costs.metrics,
         "bookkeeping": costs.bookkeeping,
+        "forecast": robustness.forecast,
+        "drills": robustness.drills,
+        "soak": robustness.soak,
     }
     found = results()
     parts = [section(found[name]) for name, section in sections.items() if name in found]
