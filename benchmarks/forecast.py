@@ -45,9 +45,10 @@ def peak_bytes() -> int:
 
 def folder_bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # renamed meanwhile
-            total += path.stat().st_size if path.is_file() else 0
+    for where, _, names in os.walk(folder):  # which forgives folders that go meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                total += os.stat(os.path.join(where, name)).st_size
     return total
 
 
