@@ -17,18 +17,7 @@ from gleanseg.predict.predictor import Predictor
 from gleanseg.run.checkpoint import digest, load, save
 from gleanseg.run.folder import Run, read_lines
 from support.data import prepared
-from support.runs import assert_same_weights
-
-STAGES = """
-[[stage]]
-name = "first"
-steps = 3
-method = {name = "supervised"}
-[[stage]]
-name = "second"
-steps = 3
-method = {name = "supervised", ce = 0.5}
-"""
+from support.runs import STAGES, assert_same_weights
 
 
 class Listener:

@@ -5,6 +5,18 @@ import torch
 from gleanseg.run.checkpoint import load
 from gleanseg.run.folder import Run
 
+STAGES = """
+[[stage]]
+name = "first"
+steps = 3
+method = {name = "supervised"}
+[[stage]]
+name = "second"
+steps = 3
+method = {name = "supervised", ce = 0.5}
+"""
+"""Of a recipe whose weights go from one stage to the next."""
+
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     """Tensors of the last checkpoint."""

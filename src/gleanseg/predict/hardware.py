@@ -36,8 +36,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory it frees, for the next step to use; once, and for good.
 
     glibc returns large blocks to the kernel at once, and the kernel hands out pages full of zeros at the next request:
-    a V-Net step on 112x112x80 patches spent over a third of its time on that (benchmarks/results/step_time.json). The
-    price is that a process never shrinks, though its peak stays about what it was.
+    large patches spend much of a training step on that. The price is that a process never shrinks.
 
     Returns:
         whether the allocator is one that can be told; musl's and other systems' are left alone.
