@@ -1,4 +1,4 @@
-"""What 100,000 cases cost before the first patch: manifest, selection, sampling; and what `gleanseg --help` costs.
+"""What 100,000 cases cost: manifest, selection, sampling, `gleanseg train` to its first step; and `gleanseg --help`.
 
     python benchmarks/bookkeeping.py
 
@@ -44,6 +44,7 @@ def main() -> None:
             make(Path(folder), number)
             words = [sys.executable, __file__, "--side", folder, str(number)]
             sides[str(number)] = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            sides[str(number)]["train_to_first_step_s"] = first_step(Path(folder))
     helps = [timed(lambda: subprocess.run([gleanseg(), "--help"], check=True, capture_output=True))[0]
              for _ in range(arguments.repeats)]  # fmt: skip
     write(
@@ -143,6 +144,24 @@ def measure(folder: Path) -> dict[str, Any]:
         "peak_mib": round(peak_mib()),
         "before_mib": round(before),
     }
+
+
+def first_step(folder: Path) -> float:
+    """Seconds from the command to the first step's line in the log; a small network, so that its step takes no time."""
+    recipe, log = folder / "recipe.toml", folder / "run" / "log.jsonl"
+    recipe.write_text(
+        'manifest = "manifest.json"\n[prepare]\nspacing = [1, 1, 1]\n[network]\nname = "vnet"\nwidth = 4\n'
+        "[sampling]\npatch = [32, 32, 32]\nbatch = 2\n[train]\nsteps = 1\n"
+    )
+    start = time.perf_counter()
+    with subprocess.Popen([gleanseg(), "train", recipe, "-o", log.parent], stdout=subprocess.DEVNULL) as training:
+        while not (log.exists() and log.read_text()):
+            if training.poll():
+                sys.exit(f"gleanseg train ended with {training.returncode}")
+            time.sleep(0.01)
+        taken = time.perf_counter() - start
+        training.kill()
+    return round(taken, 2)
 
 
 def timed(what: Callable[[], T]) -> tuple[float, T]:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from peak import peak_mib
 
+from gleanseg.run.environment import processor
+
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("GLEANSEG_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
 SIDES = (2, 104)
@@ -104,7 +106,7 @@ def main() -> int:
     result = {
         "command": " ".join(["python", "benchmarks/peak_memory.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("gleanseg", "torch", "numpy")}},
         "network": arguments.network,
         "patch_zyx": PATCHES_ZYX[arguments.network],
@@ -119,11 +121,6 @@ def main() -> int:
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{few:.0f} MiB for {SIDES[0]} ROIs, {many:.0f} MiB for {SIDES[1]}: {many / few:.2f} x (target {TARGET} x)")
     return 0 if many / few <= TARGET else 1
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -15,12 +15,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CT, LEFT_ATRIUM, CT_EXAMPLE = "ct_example/ct_torso.nii.gz", "LA_half", "ct_example"
+ATRIUM = "LA_half/imagesTr/06SR5RBREL16DQ6M8LWS.nii.gz"
+HIPPOCAMPUS = "Task04_Hippocampus/imagesTr/hippocampus_001.nii.gz"
+IN_DATA = (CT, LEFT_ATRIUM, CT_EXAMPLE, ATRIUM, HIPPOCAMPUS)
 COMMANDS = {
     "step_time": ["step_time.py"],
     "step_time_unet3d": ["step_time.py", "--network", "unet3d", "--patch", "96", "96", "96"],
     "step_time_swin_unetr": ["step_time.py", "--network", "swin_unetr", "--patch", "96", "96", "96"],
+    "step_profile": ["step_profile.py"],
     "augmentation": ["augmentation.py", "--image", CT],
     "inference": ["inference.py", "--image", CT, "--rois", "2", "11"],
+    "inference_ct": [
+        "inference.py",
+        "--image",
+        CT,
+        "--shape",
+        "512",
+        "512",
+        "300",
+        "--rois",
+        "2",
+        "11",
+        "104",
+        "--repeats",
+        "1",
+    ],
+    "inference_left_atrium": ["inference.py", "--image", ATRIUM],
+    "inference_hippocampus": ["inference.py", "--image", HIPPOCAMPUS, "--patch", "48", "64", "48"],
+    "export": ["export.py"],
     "peak_memory": ["peak_memory.py", "--image", CT],
     "forecast": ["forecast.py"],
     "preprocessing": ["preprocessing.py", LEFT_ATRIUM, "--cases", "12", "--spacing", "0.9", "0.9", "0.9"],
@@ -48,12 +70,12 @@ def main() -> None:
 def ran(name: str, data: Path) -> bool:
     """Whether a benchmark ended well, or was left out for want of data."""
     script, *words = COMMANDS[name]
-    needed = [word for word in words if word in (CT, LEFT_ATRIUM, CT_EXAMPLE)]
+    needed = [word for word in words if word in IN_DATA]
     if absent := [word for word in needed if not (data / word).exists()]:
         print(f"{name}: left out, {data / absent[0]} is not there", flush=True)
         return True
     words = [str(data / word) if word in needed else word for word in words]
-    words += ["--name", name] if script == "step_time.py" else []
+    words += ["--name", name] if script in ("step_time.py", "inference.py") else []
     print(f"{name}: python benchmarks/{script} {' '.join(words)}", flush=True)
     start = time.perf_counter()
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}

@@ -1,11 +1,12 @@
-"""The store's format, the images' interpolation and the kind of workers: the measurements that chose them.
+"""The store's format, the images' interpolation, the reader of NIfTI and the kind of workers: why they were chosen.
 
     python benchmarks/storage.py                      # about 6 minutes on 2 cores
-    python benchmarks/storage.py --only resampling    # storage, resampling or workers
+    python benchmarks/storage.py --only resampling    # storage, resampling, decoding or workers
 
 storage      reads random patches from blosc2 and zarr arrays of the same voxels; every read opens the array, as a
              loader that goes through many cases does
 resampling   linear, linear with a triangle filter against aliasing, cubic: what is lost, and how long it takes
+decoding     reads .nii.gz files, up to voxels in memory, by gleanseg (isal), nibabel and SimpleITK
 workers      cases prepared by threads of one process against as many single-threaded processes
 
 All sides take turns, round after round, so that a drifting machine hurts them alike; medians are reported. Real volumes
@@ -30,14 +31,17 @@ import blosc2
 import h5py
 import nibabel as nib
 import numpy as np
+import SimpleITK
 import zarr
 from scipy import ndimage
 from zarr.codecs import BloscCodec
 
 from gleanseg.config import PrepareConfig
+from gleanseg.data import images
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.preprocess import prepare
 from gleanseg.data.resample import AxisMap, apply_matrices, axis_map, axis_matrix, resample
+from gleanseg.run.environment import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("GLEANSEG_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -48,7 +52,7 @@ FACTORS = (0.8, 1.25, 1.5, 2.0, 3.0)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("storage", "resampling", "workers"))
+    parser.add_argument("--only", choices=("storage", "resampling", "decoding", "workers"))
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS, metavar=("MANIFEST", "CONFIG", "OUT"))
     arguments = parser.parse_args()
     if arguments.worker:
@@ -60,10 +64,14 @@ def main() -> int:
         "command": "OMP_NUM_THREADS=1 python -P benchmarks/storage.py",
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("gleanseg", "numpy", "scipy", "blosc2", "zarr")},
+        | {
+            name: version(name)
+            for name in ("gleanseg", "numpy", "scipy", "blosc2", "zarr", "nibabel", "SimpleITK", "isal")
+        },
         "note": "sides in turn, medians; other work ran on the machine at the same time where the load average says so",
     }
-    for name, measure in (("storage", storage), ("resampling", resampling), ("workers", workers)):
+    sections = {"storage": storage, "resampling": resampling, "decoding": decoding, "workers": workers}
+    for name, measure in sections.items():
         if arguments.only in (None, name):
             load = round(os.getloadavg()[0], 1)
             result[name] = {"load_average_before": load} | measure()
@@ -221,6 +229,36 @@ def times_of_resampling(*, rounds: int = 3) -> dict[str, float]:
     return {name: round(float(np.median(times)), 3) for name, times in taken.items()}
 
 
+def decoding(*, rounds: int = 9) -> dict[str, Any]:
+    """Milliseconds from a .nii.gz file to its voxels, as numbers of the file's type or float."""
+    sides: dict[str, Callable[[Path], np.ndarray]] = {
+        "gleanseg": lambda path: images.read(path).array,
+        "nibabel": lambda path: np.asarray(nib.load(path).dataobj).T,
+        "SimpleITK": lambda path: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)),
+    }
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "ct.nii.gz"
+        noisy = np.round(
+            grown(nifti("ct_example/ct_torso.nii.gz"), 300) + np.random.default_rng(0).normal(0, 10, (300,) * 3)
+        )
+        nib.save(nib.Nifti1Image(noisy.astype(np.int16).T, np.eye(4)), large)
+        first_la = sorted((DATA / "LA_half" / "imagesTr").glob("*.nii.gz"))[0]
+        for name, path in (("CT-like 300^3, int16", large), ("MR left atrium 1.25 mm", first_la)):
+            taken: dict[str, list[float]] = {side: [] for side in sides}
+            for _ in range(rounds):
+                voxels = {}
+                for side, read in sides.items():
+                    start = time.perf_counter()
+                    voxels[side] = read(path)
+                    taken[side].append(time.perf_counter() - start)
+                assert all(np.array_equal(array, voxels["gleanseg"]) for array in voxels.values())
+            made[name] = {"megabytes": round(path.stat().st_size / 1e6, 1), "shape_ZYX": voxels["gleanseg"].shape} | {
+                f"{side}_ms": round(float(np.median(times)) * 1e3, 1) for side, times in taken.items()
+            }
+    return made
+
+
 def workers(*, rounds: int = 3) -> dict[str, Any]:
     """Seconds to prepare all cases with as many workers as cores."""
     num = os.cpu_count() or 1
@@ -320,14 +358,6 @@ def grown(volume: np.ndarray, size: int) -> np.ndarray:
 
 def nifti(name: str) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(nib.load(DATA / name).dataobj, dtype=np.float32).T)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

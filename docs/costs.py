@@ -44,16 +44,24 @@ def _volumes(result: dict[str, Any]) -> list[list[str]]:
     ours = {s["rois"]: s["median_s"] for s in result["sides"] if s["side"] == "gleanseg"}
     return [
         [
-            f"whole volume, {s['rois']} ROIs",
+            f"{result['image']}, {'x'.join(map(str, result['shape_zyx'][::-1]))}, {s['rois']} ROIs",
             f"{ours[s['rois']]:.1f} s",
             s["side"],
-            f"{s['median_s']:.1f} s",
-            f"{s['median_s'] / ours[s['rois']]:.1f} x",
+            *(
+                [f"{s['median_s']:.1f} s", f"{s['median_s'] / ours[s['rois']]:.1f} x"]
+                if s["ended"]
+                else ["out of memory", ""]
+            ),
             ">= 6 x with bf16 units",
         ]
         for s in result["sides"]
-        if s["side"] != "gleanseg"
+        if s["side"] in ("monai", "nnunet")
     ]
+
+
+def _export(result: dict[str, Any]) -> list[list[str]]:
+    ours, theirs = (f"{result['sides'][name]['median_s']:.1f} s" for name in ("gleanseg", "nnunet"))
+    return [[f"export, {result['what']}", ours, "nnU-Net", theirs, f"{result['times_faster']:.1f} x", "seconds"]]
 
 
 def _memory(result: dict[str, Any]) -> list[list[str]]:
@@ -101,6 +109,10 @@ _GLANCES = {
     "step_time_unet3d": _steps,
     "step_time_swin_unetr": _steps,
     "inference": _volumes,
+    "inference_ct": _volumes,
+    "inference_left_atrium": _volumes,
+    "inference_hippocampus": _volumes,
+    "export": _export,
     "peak_memory": _memory,
     "metrics": _metrics,
     "preprocessing": _cases,
@@ -161,24 +173,91 @@ layout.
 def inference(result: dict[str, Any]) -> str:
     """Whole volumes against other libraries."""
     ours = {s["rois"]: s["median_s"] for s in result["sides"] if s["side"] == "gleanseg"}
-    rows = [
-        f"| {s['side']} | {s['rois']} | {_times(s)} | {s['peak_mib'] / 1024:.1f} GiB | "
-        f"{s['median_s'] / ours[s['rois']]:.1f} x | {s['dice_with_gleanseg']:.4f} |"
-        for s in result["sides"]
-    ]
-    x, y, z = result["sides"][0]["shape_zyx"][::-1]
+    rows = []
+    for s in result["sides"]:
+        if not s["ended"]:
+            rows.append(f"| {s['side']} | {s['rois']} | out of memory | | | | |")
+            continue
+        agree = "other labels by design" if s["dice_with_gleanseg"] is None else f"{s['dice_with_gleanseg']:.4f}"
+        rows.append(
+            f"| {s['side']} | {s['rois']} | {_times(s)} | {s['peak_mib'] / 1024:.1f} GiB | "
+            f"{s['median_s'] / ours[s['rois']]:.1f} x | {agree} |"
+        )
+    x, y, z = result["shape_zyx"][::-1]
+    few, many = min(ours), max(ours)
+    slope = (
+        f"Each further ROI costs gleanseg {1000 * (ours[many] - ours[few]) / (many - few):.0f} ms here, each slice"
+        f" {1000 * ours[few] / z:.0f} ms.\n\n"
+        if many > few
+        else f"A slice costs gleanseg {1000 * ours[few] / z:.0f} ms here.\n\n"
+    )
     return f"""\
-## Whole volumes
+## Whole volumes: {result["image"]}, {x}x{y}x{z} voxels
 
-{result["network"]}, a volume of {x}x{y}x{z} voxels, windows that overlap by half, the same random weights, from the
-prepared image to a label map; each side in fresh processes that take turns.
-
+{result["network"]}, patch {"x".join(map(str, result["patch_zyx"][::-1]))}, windows that overlap by half, the same
+weights, from the prepared image to a label map; each side in fresh processes that take turns. {slope}\
 | side | ROIs | median | range | peak memory | gleanseg is faster by | Dice with gleanseg's map |
 |---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 `{result["command"]}`
 """
+
+
+def export(result: dict[str, Any]) -> str:
+    """From scores to a file."""
+    rows = [f"| {name} | {_times(s)} | {s['peak_mib'] / 1024:.1f} GiB |" for name, s in result["sides"].items()]
+    return f"""\
+## From scores to a label file
+
+{result["what"]}, scores of {result["scores_mib"]} MiB in half precision given to both; gleanseg is
+{result["times_faster"]:.1f} x as fast, and voxels with the same label have Dice {result["dice_of_equal_labels"]:.4f}.
+Peak memory holds the scores, which gleanseg never has at once when it predicts.
+
+| side | median | range | peak memory |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+`{result["command"]}`
+"""
+
+
+def step_profile(result: dict[str, Any]) -> str:
+    """Operators' shares, and convolutions by themselves."""
+    rows = [
+        f"| {name} | {n['step_s']:.2f} s | {_shares(n['shares'])} | {n['convolutions_alone_s']:.2f} s | "
+        f"{100 * n['convolutions_alone_share_of_limit']:.0f} % |"
+        for name, n in result["networks"].items()
+    ]
+    slow = [
+        f"| {name} | {layer['kind']} | {layer['times']} | {1000 * layer['seconds']:.0f} ms | "
+        f"{layer['tflops']:.2f} TFLOP/s |"
+        for name, n in result["networks"].items()
+        for layer in n["slowest_convolutions"][:4]
+    ]
+    return f"""\
+## Where a training step goes
+
+Engine steps of batch {result["batch"]} in {result["precision"]}. Convolutions are also timed one by one, forward and
+backward, with nothing around them; large matrix products reach {result["limit_tflops"]:.2f} TFLOP/s, and what
+convolutions alone reach of it is what no fusion around them can pass.
+
+| network | step | operators' shares | its convolutions alone | share of the limit |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Convolutions that take most:
+
+| network | convolution | times | one | rate |
+|---|---|---|---|---|
+{chr(10).join(slow)}
+
+`{result["command"]}`
+"""
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items() if share >= 0.02)
 
 
 def preprocessing(result: dict[str, Any]) -> str:
@@ -213,6 +292,43 @@ transforms at the same rates.
 | side | median | range | gleanseg is faster by |
 |---|---|---|---|
 {chr(10).join(rows)}
+
+`{result["command"]}`
+"""
+
+
+def storage(result: dict[str, Any]) -> str:
+    """Formats of the store, and readers of NIfTI."""
+    sizes = ("patch_64_ms", "patch_96_ms", "patch_128_ms")
+    rows = [
+        f"| {volume} | {name} | {of['megabytes']} of {formats['megabytes_raw']} MB | {of['write_s']:.2f} s | "
+        f"{' | '.join(f'{of[size]:.1f} ms' for size in sizes)} |"
+        for volume, formats in result["storage"].items()
+        if isinstance(formats, dict)
+        for name, of in formats.items()
+        if isinstance(of, dict)
+    ]
+    files = [
+        f"| {name} | {of['megabytes']} MB | {of['gleanseg_ms']:.0f} ms | {of['nibabel_ms']:.0f} ms | "
+        f"{of['SimpleITK_ms']:.0f} ms |"
+        for name, of in result.get("decoding", {}).items()
+        if isinstance(of, dict)
+    ]
+    return f"""\
+## Store and files
+
+The store is blosc2, zstd, chunks of 128 and blocks of 32 voxels a side. Patches are read at seeded places from volumes
+of half precision; a read opens the array.
+
+| volume | format | on disk | written in | patch of 64^3 | 96^3 | 128^3 |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+From a `.nii.gz` file to its voxels:
+
+| file | size | gleanseg (isal) | nibabel | SimpleITK |
+|---|---|---|---|---|
+{chr(10).join(files)}
 
 `{result["command"]}`
 """
@@ -305,6 +421,7 @@ def bookkeeping(result: dict[str, Any]) -> str:
         "overlaps_s": "find which ROIs overlap",
         "first_patch_s": "first patch",
         "patch_s": "every further patch",
+        "train_to_first_step_s": "`gleanseg train` up to its first step",
     }
     sizes = result["cases"]
     rows = []

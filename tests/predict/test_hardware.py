@@ -25,6 +25,14 @@ def test_channels_last_changes_the_order_in_memory_only() -> None:
     assert torch.equal(weight, before)
 
 
+@pytest.mark.parametrize("in_channels", [1, 2])
+def test_maps_of_an_image_are_channels_last_from_the_first_convolution_on(in_channels: int) -> None:
+    convolution = nn.Conv3d(in_channels, 4, 3)
+    channels_last(convolution)
+    found = convolution(torch.randn(2, in_channels, 8, 8, 8))
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 _STEPS = """
 import resource, sys
 import torch

@@ -25,10 +25,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lay out the weights of 3D convolutions channels-last, the order in which they are computed fastest."""
+    """Lay out the weights of 3D convolutions channels-last, the order in which they are computed fastest.
+
+    Weights of one input channel count as contiguous in both layouts; only ``to`` gives them the strides by which a
+    convolution of a one-channel image takes this one, too.
+    """
     for parameter in module.parameters():
         if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
 
 
 @cache
