@@ -159,7 +159,8 @@ def train(net: "Network", volume: Any, rois: int, arguments: argparse.Namespace,
     smooth = gaussian_filter(volume, 2.0)
     edges = np.quantile(smooth[::4, ::4, ::4], np.linspace(0.5, 1, rois + 1)[:-1])
     labels, rng = np.digitize(smooth, edges), np.random.default_rng(0)
-    optimizer = torch.optim.AdamW(channels_last(net.train()).parameters(), lr=3e-3)
+    channels_last(net.train())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     size = np.minimum(arguments.patch[::-1], volume.shape)
     for _ in range(arguments.steps):
         box = tuple(

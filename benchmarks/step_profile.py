@@ -38,7 +38,7 @@ GROUPS = {
     "optimizer": ("_fused", "foreach", "adam", "sgd", "norm"),
 }
 """Parts of operators' names; the first group that fits takes it."""
-REPEATS = 5
+REPEATS = 4
 SHOWN = 8
 
 

@@ -56,8 +56,6 @@ from gleanseg.predict.hardware import keep_freed_memory
 from gleanseg.run.deploy import make_method
 from gleanseg.types import Batch
 
-STEPS = 4
-"""Of a round, after one that warms up."""
 SIDES = (
     "fp32 loop",
     "fp32, channels last",
@@ -76,12 +74,17 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, default=(112, 112, 80), help="x y z")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--steps", type=int, default=4, help="of a round, after one that warms up")
     parser.add_argument("--name", default="step_time", help="of the result's file")
     parser.add_argument("--side", choices=[*SIDES, "limit"], help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side is not None:
-        found = limit() if arguments.side == "limit" else timed(arguments.side, Recipe.load(arguments.data))
+        found = (
+            limit()
+            if arguments.side == "limit"
+            else timed(arguments.side, Recipe.load(arguments.data), arguments.steps)
+        )
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +92,7 @@ def main() -> None:
         rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in [*sides(), "limit"]}
         for _ in range(arguments.repeats):
             for side, found in rounds.items():
-                found.append(apart(side, Path(folder) / "recipe.toml"))
+                found.append(apart(side, Path(folder) / "recipe.toml", arguments.steps))
         flops = network_flops(Recipe.load(Path(folder) / "recipe.toml"))
     report(arguments, rounds, flops)
 
@@ -104,15 +107,15 @@ def sides() -> list[str]:
     return [side for side in SIDES if side not in left_out]
 
 
-def apart(side: str, recipe: Path) -> dict[str, Any]:
+def apart(side: str, recipe: Path, steps: int) -> dict[str, Any]:
     """A round of one side, in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--data", str(recipe)]
+    command = [sys.executable, __file__, "--side", side, "--data", str(recipe), "--steps", str(steps)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def timed(side: str, recipe: Recipe) -> dict[str, Any]:
+def timed(side: str, recipe: Recipe, number: int) -> dict[str, Any]:
     """Seconds of each step, and the peak memory, of this process."""
     if side.endswith("memory kept"):
         keep_freed_memory()
@@ -127,7 +130,7 @@ def timed(side: str, recipe: Recipe) -> dict[str, Any]:
             "whole step": lambda: engine_step(recipe, read=True, out=Path(folder) / "run"),
         }[plain]()
         times = []
-        for _ in range(STEPS + 1):
+        for _ in range(number + 1):
             start = time.perf_counter()
             next(steps)
             times.append(time.perf_counter() - start)
@@ -315,7 +318,7 @@ def report(arguments: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]
         {
             "command": shlex.join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
             "what": f"{arguments.network}, patch {'x'.join(map(str, arguments.patch))}, batch {arguments.batch}, in "
-            f"turns, {arguments.repeats} rounds of {STEPS} steps",
+            f"turns, {arguments.repeats} rounds of {arguments.steps} steps",
             "precision": precision,
             "times": rows,
             "speedup_of_engine_over": {n: round(t / median["engine step"], 2) for n, t in median.items()},

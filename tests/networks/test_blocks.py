@@ -100,9 +100,19 @@ def test_instance_norm_equals_pytorch(affine: bool, memory_format: torch.memory_
     found = ours(x)
     assert found.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(found, theirs(x), rtol=1e-5, atol=1e-5)
-    (grad,) = torch.autograd.grad(found, x, pull)
-    (wanted,) = torch.autograd.grad(theirs(x), x, pull)
-    torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+    found_grads = torch.autograd.grad(found, [x, *ours.parameters()], pull)
+    wanted_grads = torch.autograd.grad(theirs(x), [x, *theirs.parameters()], pull)
+    assert found_grads[0].is_contiguous(memory_format=memory_format)
+    for grad, wanted in zip(found_grads, wanted_grads, strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_instance_norm_keeps_its_statistics_in_single_precision() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 16, 16, 16).to(torch.bfloat16)
+    exact = nn.InstanceNorm3d(4)(x.float())
+    error = (InstanceNorm(4)(x).float() - exact).abs()
+    assert error.max() <= 2**-8 * exact.abs().max()  # a rounding to bf16, and no more
 
 
 def test_instance_norm_is_the_same_in_evaluation_mode() -> None:

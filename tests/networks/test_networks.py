@@ -6,11 +6,13 @@ from dataclasses import asdict
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gleanseg import networks
 from gleanseg.errors import UserError
 from gleanseg.networks.network import Network
 from gleanseg.networks.unet3d import UNet3D
+from gleanseg.networks.upsampling import Upsample
 from gleanseg.networks.vnet import VNet
 from gleanseg.resolve import names
 from support.small_networks import SMALL, every_network, image, patch, small
@@ -262,6 +264,23 @@ def test_the_residual_encoder_has_the_maps_of_the_plain_one() -> None:
     assert net.last_activation is net.encoder.stages[-1][-1].relu  # type: ignore[union-attr, index]
     net(image()).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_interpolation_gets_its_slopes_in_its_own_layout() -> None:
+    # Through a concatenation they come as a part of a larger map, which PyTorch would copy channels-first.
+    layouts: list[bool] = []
+    x = torch.randn(2, 4, 4, 4, 4).to(memory_format=torch.channels_last_3d).requires_grad_()
+    enlarged = Upsample(4)(x)
+    assert enlarged.grad_fn is not None
+    enlarged.grad_fn.register_prehook(
+        lambda slopes: layouts.append(slopes[0].is_contiguous(memory_format=torch.channels_last_3d))
+    )
+    both = torch.cat([torch.ones_like(enlarged), enlarged], dim=1)
+    pull = torch.randn_like(both)
+    (found,) = torch.autograd.grad(both, x, pull)
+    wanted = torch.autograd.grad(functional.interpolate(x, scale_factor=2.0, mode="trilinear"), x, pull[:, 4:])
+    torch.testing.assert_close(found, wanted[0])
+    assert layouts == [True]
 
 
 def test_vnet_with_instance_norm_treats_samples_alone() -> None:

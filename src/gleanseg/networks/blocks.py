@@ -1,11 +1,12 @@
 """Building blocks that several networks share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Norm = Literal["batch", "instance"]
@@ -117,15 +118,57 @@ class InstanceNorm(nn.Module):
         """Zero mean and unit variance per sample and channel, then the learned scale and shift."""
         if _is_traced():  # a compiler knows this form, and fuses it
             return functional.instance_norm(x_BCZYX, weight=self.weight, bias=self.bias, eps=self.eps)
-        samples = [
-            functional.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for sample in torch.tensor_split(x_BCZYX, len(x_BCZYX))
-        ]
-        return samples[0] if len(samples) == 1 else torch.cat(samples)
+        if x_BCZYX.device.type != "cpu" or torch.compiler.is_compiling():
+            samples = [
+                functional.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
+                for sample in torch.tensor_split(x_BCZYX, len(x_BCZYX))
+            ]
+            return samples[0] if len(samples) == 1 else torch.cat(samples)
+        # In single precision even where there is nothing to learn: without them statistics would be rounded to bf16.
+        weight = x_BCZYX.new_ones(self.num_channels, dtype=torch.float32) if self.weight is None else self.weight
+        bias = torch.zeros_like(weight) if self.bias is None else self.bias
+        normalized: Tensor = _NormalizedOneByOne.apply(x_BCZYX, weight, bias, self.eps)  # type: ignore[no-untyped-call]
+        return normalized
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
         return f"{self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
+
+
+class _NormalizedOneByOne(torch.autograd.Function):
+    """Samples normalized into one tensor; taken apart and joined, they would be copied four times forth and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCZYX: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> Tensor:
+        """See ``InstanceNorm``."""
+        y_BCZYX = torch.empty_like(x_BCZYX)
+        means, scales = (weight_C.new_empty(len(x_BCZYX), len(weight_C)) for _ in range(2))
+        for x, y, mean, scale in zip(torch.split(x_BCZYX, 1), torch.split(y_BCZYX, 1), means, scales, strict=True):
+            torch.ops.aten.native_batch_norm.out(
+                x, weight_C, bias_C, None, None, True, 0.0, eps, out=y, save_mean=mean, save_invstd=scale
+            )
+        ctx.save_for_backward(x_BCZYX, weight_C, means, scales)
+        ctx.eps = eps
+        return y_BCZYX
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope_BCZYX: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Slopes of input, weight and bias."""
+        x_BCZYX, weight_C, means, scales = ctx.saved_tensors
+        found = torch.empty_like(x_BCZYX)
+        of_weight, of_bias = torch.zeros_like(weight_C), torch.zeros_like(weight_C)
+        parts = zip(
+            torch.split(slope_BCZYX, 1), torch.split(x_BCZYX, 1), torch.split(found, 1), means, scales, strict=True
+        )
+        for slope, x, into, mean, scale in parts:
+            one, weight, bias = torch.ops.aten.native_batch_norm_backward(
+                slope, x, weight_C, None, None, mean, scale, True, ctx.eps, [True, True, True]
+            )
+            into.copy_(one)
+            of_weight += weight
+            of_bias += bias
+        return found, of_weight, of_bias, None
 
 
 def adopt(module: nn.Module) -> nn.Module:
