@@ -247,12 +247,15 @@ def gate(rois: int) -> Any:
 
     from gleanseg.networks import classifiers
     from gleanseg.parts.presence import RoiAware
+    from gleanseg.predict.hardware import channels_last
 
-    network = RoiAware(classifiers.build("resnet18", {}, in_channels=1, num_outputs=rois), [[r] for r in range(rois)])
+    classifier = classifiers.build("resnet18", {}, in_channels=1, num_outputs=rois)
+    channels_last(classifier)
+    network = RoiAware(classifier, [[r] for r in range(rois)])
     generator = torch.Generator().manual_seed(0)
 
     def may_hold(windows_BCZYX: "Tensor") -> "Tensor":
-        scores = network.eval()(windows_BCZYX)
+        scores = network(windows_BCZYX)
         drawn = torch.rand(scores.shape, generator=generator)
         return drawn <= drawn.kthvalue(max(1, round(KEPT * rois)), dim=1, keepdim=True).values
 

@@ -4,7 +4,8 @@
 
 For each network: an engine step under PyTorch's profiler, its operators in groups; and every convolution of the network
 by itself, forward and backward, in the engine's precision and layout, against the rate of large matrix products. What
-convolutions alone reach is what no fusion around them can pass.
+convolutions alone reach is what no fusion around them can pass. The rate of memory is that of maps multiplied in place,
+so many that no cache holds them, as norms and activations do it.
 """
 
 import shlex
@@ -52,10 +53,21 @@ def main() -> None:
             "command": shlex.join(["python", "benchmarks/step_profile.py", *sys.argv[1:]]),
             "precision": choose("auto", torch.device("cpu")),
             "limit_tflops": round(rate, 3),
+            "memory_gb_s": round(memory_rate(), 1),
             "batch": 2,
             "networks": found,
         },
     )
+
+
+def memory_rate(*, maps: int = 32, megabytes: int = 64) -> float:
+    """Bytes read and written a second, in 10^9; the median over maps that were last touched long ago."""
+    many, rates = [torch.ones(megabytes * 2**19, dtype=torch.bfloat16) for _ in range(maps)], []
+    for one in many:
+        start = time.perf_counter()
+        one.mul_(2)
+        rates.append(2 * one.nbytes / (time.perf_counter() - start) / 1e9)
+    return statistics.median(rates)
 
 
 def of_network(name: str, patch: tuple[int, int, int], rate: float) -> dict[str, Any]:

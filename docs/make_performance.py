@@ -21,6 +21,7 @@ HEAD = """\
 # Measured
 
 Made from `benchmarks/results/*.json` by `python docs/make_performance.py`. Each file holds the command that made it.
+[How the time is saved](reference/speed.md) tells what is behind the figures of time and memory.
 """
 
 EXPERIMENTS = {

@@ -42,6 +42,19 @@ def test_made_pages_are_up_to_date(script: str) -> None:
     assert make.PAGE.read_text() == make.page(), f"run: python docs/{script}.py"
 
 
+def test_pages_of_methods_tell_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = loaded("make_method_results")
+    behind = [path.name for path in make.PAGES.glob("*.md") if path.read_text() != make.page(path)]
+    assert not behind, "run: python docs/make_method_results.py"
+    scores = {split: {"mean": {"dice": {"mean": dice}}} for split, dice in (("validation", 0.8), ("test", 0.7))}
+    compared = {"a": "ac-mt", "b": "supervised", "split": "test", "difference": 0.01, "low": -0.005, "high": 0.025}
+    result = {"runs": [{"name": "ac-mt", "evaluation": scores}], "comparisons": [compared]}
+    (tmp_path / "field-hippocampus.json").write_text(json.dumps(result))
+    monkeypatch.setattr(make, "RESULTS", tmp_path)
+    assert make.measured("ac_mt").splitlines()[2].endswith("| 1 | 0.800 | 0.700 | +0.010 (-0.005 to +0.025) |")
+    assert make.measured("cps") == ""
+
+
 def test_the_table_of_methods_takes_measured_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = loaded("make_method_table")
     monkeypatch.setattr(make, "COST", tmp_path / "method_cost.json")

@@ -191,7 +191,9 @@ class Predictor:
         if options.mirror_ZYX is None:
             options = replace(options, mirror_ZYX=trained_flips(recipe.augment.mirror, opened.rois, opened.ontology))
         config = config or recipe.predict
-        has_roi_aware = "roi_aware" in opened.info
+        roi_aware = load_roi_aware(opened).to(device) if config.gate > 0 and "roi_aware" in opened.info else None
+        if roi_aware is not None:
+            channels_last(roi_aware.classifier)
         return cls(
             networks,
             plan=opened.plan,
@@ -201,7 +203,7 @@ class Predictor:
             overlaps=opened.overlaps,
             config=config,
             options=options,
-            roi_aware=load_roi_aware(opened).to(device) if config.gate > 0 and has_roi_aware else None,
+            roi_aware=roi_aware,
             device=device,
             bf16=precision == "bf16" or (precision == "auto" and has_fast_bf16(device)),
             provenance={

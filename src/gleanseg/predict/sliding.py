@@ -157,6 +157,7 @@ class Slider:
         poll: Poll | None = None,
     ) -> None:
         self.sliding, self.num_rois, self.device, self.halo, self.poll = sliding, num_rois, device, halo, poll
+        self.autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=sliding.bf16)
         patch, self.inner_ZYX = sliding.patch_ZYX, image_CZYX.shape[1:]
         missing = [max(0, p - n) for p, n in zip(patch, self.inner_ZYX, strict=True)]
         self.before_ZYX = tuple(m // 2 for m in missing)
@@ -192,7 +193,7 @@ class Slider:
                     average=s.average,
                     num_rows=num_rows,
                     size_YX=size_YX,
-                    autocast=partial(torch.autocast, self.device.type, dtype=torch.bfloat16, enabled=s.bf16),
+                    autocast=self.autocast,
                 )
                 yield _Lane(member, blend, flips, swapped, len(flips) / len(s.flips))
 
@@ -229,7 +230,8 @@ class Slider:
     @torch.no_grad()
     def _run(self, places: Sequence[Place]) -> None:
         x_BCZYX = torch.stack([self._window(place) for place in places]).to(self.device)
-        kept_BR = None if self.sliding.may_hold is None else self.sliding.may_hold(x_BCZYX)
+        with self.autocast():
+            kept_BR = None if self.sliding.may_hold is None else self.sliding.may_hold(x_BCZYX)
         if kept_BR is not None and not kept_BR.all(1).all():
             some = kept_BR.any(1)
             places = [place for place, any_roi in zip(places, some.tolist(), strict=True) if any_roi]
@@ -240,7 +242,7 @@ class Slider:
             kept = kept_BR[:, self.sliding.swap] if kept_BR is not None and lane.swapped else kept_BR
             for flip in lane.flips:
                 turned = x_BCZYX.flip(flip) if flip else x_BCZYX
-                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.sliding.bf16):
+                with self.autocast():
                     features = lane.blend.model.features(turned.to(memory_format=torch.channels_last_3d))
                 lane.blend.add(features, self.weight_ZYX / len(lane.flips), places, flip, kept)
         one = torch.ones(1, 1, 1, 1, device=self.device).expand(1, *self.sliding.patch_ZYX)
