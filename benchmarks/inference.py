@@ -2,7 +2,7 @@
 
     pip install '.[bench]'
     python benchmarks/inference.py --image ../shared/data/ct_example/ct_torso.nii.gz
-    python benchmarks/inference.py --image CT --shape 512 512 300 --rois 2 11 104 --repeats 1    # a clinical CT
+    python benchmarks/inference.py --image CT --shape 256 256 150 --rois 2 11 104
 
 Each side runs in a fresh process, in turns, and ends with a label map: the class with the largest score above 0, as
 each library's users take it. Peak memory is the process's own. The volume is the image, resampled to ``--shape``, in

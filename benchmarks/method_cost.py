@@ -1,6 +1,6 @@
 """What a step of each method costs against a supervised one: time, and memory at its peak.
 
-    python benchmarks/method_cost.py          # 3D U-Net, 64x64x64, batch 4 of which 2 rows are labelled
+    python benchmarks/method_cost.py          # 3D U-Net, 48x48x48, batch 4 of which 2 rows are labelled
     python docs/make_method_table.py          # puts the times into docs/methods/README.md
 
 Times are taken in one process, all methods in turn, so that a drifting machine hurts all alike; each round divides by
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=compared(), help="default: all")
     parser.add_argument("--network", default="unet3d")
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--patch", type=int, default=64, help="side")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--patch", type=int, default=48, help="side")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:

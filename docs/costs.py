@@ -241,8 +241,8 @@ def step_profile(result: dict[str, Any]) -> str:
 Engine steps of batch {result["batch"]} in {result["precision"]}. Convolutions are also timed one by one, forward and
 backward, with nothing around them; large matrix products reach {result["limit_tflops"]:.2f} TFLOP/s, and what
 convolutions alone reach of it is what no fusion around them can pass. Memory that no cache holds is read and written
-at {result["memory_gb_s"]:.0f} GB/s: a full map of the V-Net (64 MB) takes {128 / result["memory_gb_s"]:.0f} ms each time
-a norm or an activation goes over it.
+at {result["memory_gb_s"]:.0f} GB/s: a full map of the V-Net (64 MB) takes {128 / result["memory_gb_s"]:.0f} ms each
+time a norm or an activation goes over it.
 
 | network | step | operators' shares | its convolutions alone | share of the limit |
 |---|---|---|---|---|
