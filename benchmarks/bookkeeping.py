@@ -8,6 +8,7 @@ process: what differs is what grows.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -68,8 +69,8 @@ def make(folder: Path, number: int) -> None:
     import numpy as np
 
     from gleanseg.config import PrepareConfig
+    from gleanseg.data import preprocess
     from gleanseg.data.manifest import Manifest
-    from gleanseg.data.preprocess import prepare
     from gleanseg.data.store import Store, folder_name, write_index
     from gleanseg.data.store_files import Head, read_head, write_head
 
@@ -87,22 +88,26 @@ def make(folder: Path, number: int) -> None:
     channels = [{"name": "mr", "modality": "MR"}]
     one = Manifest(name="one", rois=ROIS, channels=channels, cases=[case(3) | {"images": ["i.nii.gz"]}], root=folder)
     store = folder / "manifest.store"
-    prepare(one, PrepareConfig(spacing=(1, 1, 1)), store, num_workers=1)
+    config = PrepareConfig(spacing=(1, 1, 1))
+    preprocess.prepare(one, config, store, num_workers=1)
     many = Manifest(name="many", rois=ROIS, channels=channels, cases=[case(i) for i in range(number)], root=folder)
     many.save(folder / "manifest.json")
     (source,) = (store / "cases").iterdir()
     told, files = json.loads((source / "case.json").read_text()), ("image.b2nd", "codes.b2nd", "foreground.npy")
-    for i in range(number):
-        place = os.path.join(store, "cases", folder_name(f"case_{i:06d}"))
+    for i, one_of_many in enumerate(many.cases):
+        os.symlink(folder / "i.nii.gz", folder / f"i{i}.nii.gz")
+        place = os.path.join(store, "cases", folder_name(one_of_many.id))
         if place != str(source):
             os.mkdir(place)
             for name in files:
                 os.symlink(source / name, os.path.join(place, name))
-            with open(os.path.join(place, "case.json"), "w") as file:
-                json.dump(told | {"id": f"case_{i:06d}"}, file)
+        about = {"case": preprocess._case_digest(many, one_of_many), "sources": preprocess._sources(many, one_of_many)}
+        with open(os.path.join(place, "case.json"), "w") as file:
+            json.dump(told | {"id": one_of_many.id, "content": one_of_many.id} | about, file)
     head = read_head(store)
     assert head is not None, "prepare wrote it"
-    write_head(store, Head(plan=head.plan, request="", manifest_digest=many.digest()))
+    request = hashlib.sha256(f"{many.digest()} {config.model_dump_json()}".encode()).hexdigest()
+    write_head(store, Head(plan=head.plan, request=request, manifest_digest=many.digest()))
     first = Store.open(store).case("case_000003")
     given = [np.isin(ROIS, c.annotated) for c in many.cases]
     write_index(
