@@ -42,21 +42,27 @@ def assert_same(net: Network, name: str = "unet3d") -> None:
     for batch in (1, 3):
         x = image(name, batch=batch)
         with torch.no_grad():
-            expected, found = net.features(x), fast.features(x)
+            expected, found = (net(x),) if fast.scored else net.features(x), fast.features(x)
             assert len(found) == len(expected)
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
             torch.testing.assert_close(fast.score(found), net(x), rtol=1e-3, atol=1e-3)
+            some = torch.tensor([2, 0])
+            torch.testing.assert_close(fast.score(found, some), net(x)[:, some], rtol=1e-3, atol=1e-3)
 
 
 @needs_openvino
 @every_network
-def test_every_network_compiles_to_the_same_features(name: str) -> None:
+@pytest.mark.parametrize("few", [16, 0])
+def test_every_network_compiles_to_the_same(name: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "FEW_ROIS", few)
     assert_same(small(name), name)
 
 
 @needs_openvino
-def test_dynamic_heads_and_text_are_compiled_along() -> None:
+@pytest.mark.parametrize("few", [16, 0])
+def test_dynamic_heads_and_text_are_compiled_along(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "FEW_ROIS", few)
     net = small("unet3d")
     texts = [torch.randn(4, 8, generator=torch.Generator().manual_seed(0))]
     net.add_text(TextFusion(FusionConfig(beta=1.0, kind="film"), texts, channels=net.channels[-1]))

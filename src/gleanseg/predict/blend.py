@@ -21,7 +21,7 @@ Kept = Bool[Tensor, "B R"] | None
 """Which ROIs may be in each window of a batch; None: all."""
 BACKGROUND_LOGIT = -10.0
 """Score where nothing can be: in windows of air, and of ROIs that a window cannot hold."""
-_FEW_ROIS = 16
+FEW_ROIS = 16
 """Up to so many, holding scores takes less than holding the maps of usual networks (16 to 32 channels)."""
 
 
@@ -305,6 +305,6 @@ def make_blend(
     Few ROIs: their scores. Else, for a linear head whose logits are averaged: the maps. Else: each window's features.
     """
     kind: type[Blend] = BlendedScores
-    if num_rois > _FEW_ROIS:
+    if num_rois > FEW_ROIS:
         kind = BlendedMaps if model.linear_head and average == "logits" else KeptWindows
     return kind(model, average=average, num_rows=num_rows, size_YX=size_YX, autocast=autocast)

@@ -1,7 +1,7 @@
 """Networks compiled by OpenVINO for prediction on processors (extra ``fast``).
 
-Only ``features`` is compiled, which is nearly all of the work. Heads score in PyTorch, so that windows are blended and
-ROIs gated as ever.
+With few ROIs the whole network is compiled: handing over a map of many channels would take as long as half of it. With
+more, ``features`` alone is, and heads score blended maps in PyTorch.
 """
 
 import warnings
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gleanseg.errors import UserError
 from gleanseg.networks.head import Rois
 from gleanseg.networks.network import Network, Size
+from gleanseg.predict.blend import FEW_ROIS
 
 
 def is_installed() -> bool:
@@ -24,7 +25,7 @@ def is_installed() -> bool:
 
 
 class OpenVinoNetwork:
-    """A network whose ``features`` OpenVINO computes; a ``predict.blend.Model``.
+    """A network that OpenVINO computes; a ``predict.blend.Model``.
 
     Args:
         network: in evaluation mode, on the CPU.
@@ -39,10 +40,10 @@ class OpenVinoNetwork:
     def __init__(self, network: Network, *, channels: int, patch_ZYX: Size, bf16: bool) -> None:
         if not is_installed():
             raise UserError("backend openvino: OpenVINO is not installed; pip install 'gleanseg[fast]'")
-        self.network = network
+        self.network, self.scored = network, network.num_rois <= FEW_ROIS
         shape = (1, channels, *patch_ZYX)
         try:
-            self.compiled = _compile(_Features(network), shape, bf16=bf16)
+            self.compiled = _compile(_Outputs(network, scored=self.scored), shape, bf16=bf16)
         except Exception as error:  # its front end raises whatever it likes
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
@@ -51,26 +52,32 @@ class OpenVinoNetwork:
 
     @property
     def linear_head(self) -> bool:
-        """That of the network."""
-        return self.network.linear_head
+        """That of the network; logits need no head."""
+        return self.scored or self.network.linear_head
 
     def features(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
-        """As the network's, to rounding; window by window, for that is the shape that was compiled."""
-        rows = [self.compiled([row.float().contiguous().numpy()]) for row in torch.split(x_BCZYX, 1)]
-        return tuple(torch.cat([torch.from_numpy(row[i]) for row in rows]) for i in range(len(rows[0])))
+        """As the network's, or logits, to rounding; window by window, for that is the shape that was compiled."""
+        rows = [self._row(row) for row in torch.split(x_BCZYX, 1)]
+        return rows[0] if len(rows) == 1 else tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
     def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Float[Tensor, "B R Z Y X"]:
-        """The network's own."""
-        return self.network.score(features, rois)
+        """The network's own, or the logits that ``features`` gave."""
+        if not self.scored:
+            return self.network.score(features, rois)
+        return features[0] if rois is None else features[0][:, rois]
+
+    def _row(self, x_1CZYX: Float[Tensor, "1 C Z Y X"]) -> tuple[Tensor, ...]:
+        found = self.compiled([x_1CZYX.float().contiguous().numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(found[i]) for i in range(len(found)))
 
 
-class _Features(nn.Module):
-    def __init__(self, network: Network) -> None:
+class _Outputs(nn.Module):
+    def __init__(self, network: Network, *, scored: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.scored = network, scored
 
     def forward(self, x_BCZYX: Tensor) -> tuple[Tensor, ...]:
-        return self.network.features(x_BCZYX)
+        return (self.network(x_BCZYX),) if self.scored else self.network.features(x_BCZYX)
 
 
 def _compile(module: nn.Module, shape: Sequence[int], *, bf16: bool) -> Any:
