@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--network", default="vnet")
     parser.add_argument("--patch", type=int, nargs=3, default=(112, 112, 80), help="x y z")
     parser.add_argument("--rois", type=int, nargs="+", default=[2])
-    parser.add_argument("--steps", type=int, default=40, help="of training")
+    parser.add_argument("--steps", type=int, default=120, help="of training")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--name", default="inference", help="of the result's file")

@@ -21,7 +21,7 @@ IN_DATA = (CT, LEFT_ATRIUM, CT_EXAMPLE, ATRIUM, HIPPOCAMPUS)
 COMMANDS = {
     "step_time": "step_time.py",
     "step_time_unet3d": "step_time.py --network unet3d --patch 96 96 96",
-    "step_time_swin_unetr": "step_time.py --network swin_unetr --patch 96 96 96 --repeats 1 --steps 2",
+    "step_time_swin_unetr": "step_time.py --network swin_unetr --patch 96 96 96 --repeats 1 --steps 1",
     "step_profile": "step_profile.py",
     "augmentation": f"augmentation.py --image {CT}",
     "inference": f"inference.py --image {CT} --shape 256 256 150 --rois 2 11 104 --repeats 1",

@@ -149,6 +149,7 @@ random weights, on {few["threads"]} of {result["machine"]["cores"]} cores.
 def step_time(result: dict[str, Any]) -> str:
     """The engine against plain loops and nnU-Net's trainer."""
     faster, share = result["speedup_of_engine_over"], result["share_of_limit"]
+    engine, whole = (result["times"][name]["median_s"] for name in ("engine step", "whole step"))
     rows = [
         f"| {name} | {_times(t)} | {t['peak_mib'] / 1024:.1f} GiB | {faster[name]:.2f} x | {100 * share[name]:.0f} % |"
         for name, t in result["times"].items()
@@ -160,7 +161,7 @@ Each side in fresh processes that take turns; precision of the engine: {result["
 {result["limit"]["tflops"]:.2f} TFLOP/s, the rate of large {result["limit"]["type"]} matrix products; the network needs
 {result["network_tflop"]:.2f} TFLOP a step. Engine and loader cost
 {100 * result["overhead_of_engine_and_loader_over_bare_network"]:.0f} % over the bare network in the same precision and
-layout.
+layout; {100 * (1 - engine / whole):.0f} % of a whole step are reading and augmenting its patches on the same cores.
 
 | side | median | range | peak memory | engine is faster by | share of the limit |
 |---|---|---|---|---|---|
