@@ -125,7 +125,8 @@ class InstanceNorm(nn.Module):
             ]
             return samples[0] if len(samples) == 1 else torch.cat(samples)
         # In single precision even where there is nothing to learn: without them statistics would be rounded to bf16.
-        weight = x_BCZYX.new_ones(self.num_channels, dtype=torch.float32) if self.weight is None else self.weight
+        precision = torch.promote_types(x_BCZYX.dtype, torch.float32)
+        weight = x_BCZYX.new_ones(self.num_channels, dtype=precision) if self.weight is None else self.weight
         bias = torch.zeros_like(weight) if self.bias is None else self.bias
         normalized: Tensor = _NormalizedOneByOne.apply(x_BCZYX, weight, bias, self.eps)  # type: ignore[no-untyped-call]
         return normalized
