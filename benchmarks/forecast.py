@@ -107,7 +107,7 @@ def predict(folder: Path) -> dict[str, float]:
     torch.manual_seed(0)
     rois = tuple(builtin().scheme("totalsegmentator-v1").values())[:ROIS]
     net = build("vnet", {}, in_channels=1, num_rois=ROIS, patch_ZYX=(96, 96, 96), spacing_ZYX_mm=(1.5, 1.5, 1.5))
-    channels_last(net.eval().requires_grad_(False))
+    channels_last(net.eval().requires_grad_(False), bf16=False)
     net.head.classifier.bias.zero_()  # half of all voxels are foreground of every ROI
     plan = Plan(
         spacing_ZYX_mm=(1.5, 1.5, 1.5), intensity=(Intensity(kind="zscore"),), resample="linear", crop="none",

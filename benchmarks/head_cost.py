@@ -44,7 +44,7 @@ def measure(head: str, num_rois: int, repeats: int) -> dict[str, Any]:
     options = {"codes": "random"} if head == "dynamic" else {}
     table = nn.functional.normalize(torch.randn(num_rois, 384), dim=1)
     attach_head(network, head_config(head, options), rois=rois, table_Kd=table)
-    channels_last(network)
+    channels_last(network, bf16=False)
     batch = made_batch(torch, num_rois, Batch)
     x = batch.x["weak"].contiguous(memory_format=torch.channels_last_3d)
 

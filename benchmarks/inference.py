@@ -159,7 +159,7 @@ def train(net: "Network", volume: Any, rois: int, arguments: argparse.Namespace,
     smooth = gaussian_filter(volume, 2.0)
     edges = np.quantile(smooth[::4, ::4, ::4], np.linspace(0.5, 1, rois + 1)[:-1])
     labels, rng = np.digitize(smooth, edges), np.random.default_rng(0)
-    channels_last(net.train())
+    channels_last(net.train(), bf16=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     size = np.minimum(arguments.patch[::-1], volume.shape)
     for _ in range(arguments.steps):
@@ -221,7 +221,7 @@ def by_gleanseg(
         rois=names,
         channels=(Channel(name="ct", modality="CT"),),
     )
-    channels_last(net.requires_grad_(False))
+    channels_last(net.requires_grad_(False), bf16=has_fast_bf16(torch.device("cpu")))
     predictor = Predictor(
         [net],
         plan=plan,
@@ -247,10 +247,10 @@ def gate(rois: int) -> Any:
 
     from gleanseg.networks import classifiers
     from gleanseg.parts.presence import RoiAware
-    from gleanseg.predict.hardware import channels_last
+    from gleanseg.predict.hardware import channels_last, has_fast_bf16
 
     classifier = classifiers.build("resnet18", {}, in_channels=1, num_outputs=rois)
-    channels_last(classifier)
+    channels_last(classifier, bf16=has_fast_bf16(torch.device("cpu")))
     network = RoiAware(classifier, [[r] for r in range(rois)])
     generator = torch.Generator().manual_seed(0)
 

@@ -50,7 +50,7 @@ def predict(image: Path, *, num_rois: int, network: str, spacing_mm: float, nati
     grid, maps = target_grid(volume.grid, (native_mm,) * 3)
     volume = volume._replace(array=resample(volume.array.astype(np.float32), maps, order=1), grid=grid)
     net = build(network, {}, in_channels=1, num_rois=num_rois, patch_ZYX=patch_ZYX, spacing_ZYX_mm=spacing_ZYX_mm)
-    channels_last(net.eval().requires_grad_(False))
+    channels_last(net.eval().requires_grad_(False), bf16=has_fast_bf16(torch.device("cpu")))
     # About half of all voxels are foreground of every ROI: the most there can be to do.
     net.head.classifier.bias.zero_()
     plan = Plan(

@@ -17,6 +17,7 @@ from gleanseg.config import OptimizerConfig, StageConfig
 from gleanseg.data.loader import AHEAD, collate
 from gleanseg.data.sampler import Patch, Sampler
 from gleanseg.engine.judge import Judge
+from gleanseg.engine.precision import computes_in_bf16
 from gleanseg.engine.setup import Setup, rows_of
 from gleanseg.engine.terms import combine
 from gleanseg.errors import UserError
@@ -111,7 +112,7 @@ def forecast(setup: Setup, run: Run, stage: StageConfig, sampler: Sampler, fabri
     held, recipe, device = resident(), setup.recipe, fabric.device
     assert stage.optimizer is not None, "Recipe.stages fills the gaps"
     method = make_method(run, stage, pretrained=False)
-    channels_last(method)
+    channels_last(method, bf16=computes_in_bf16(fabric))
     method.to(device)
     parts = fabric.world_size * recipe.train.accumulate
     labelled = rows_of(method.views, recipe, setup.selection, ranks=fabric.world_size)

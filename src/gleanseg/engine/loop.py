@@ -20,6 +20,7 @@ from gleanseg.data.sampler import Patch
 from gleanseg.engine.compile import Note, compile_networks
 from gleanseg.engine.diagnose import diagnose
 from gleanseg.engine.optim import lr_at, make_optimizer
+from gleanseg.engine.precision import computes_in_bf16
 from gleanseg.engine.terms import combine, gather, observe
 from gleanseg.errors import UserError
 from gleanseg.parts.method import Method
@@ -53,7 +54,7 @@ class Trainer:
         assert stage.optimizer is not None, "Recipe.stages fills the gaps"
         self.fabric, self.recipe, self.stage, self.index = fabric, recipe, stage, index
         self.method = method
-        channels_last(method)
+        channels_last(method, bf16=computes_in_bf16(fabric))
         if recipe.train.compile:
             compile_networks(method, note=note)
         self.module = fabric.setup_module(method)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
 
 from gleanseg.predict.hardware import has_fast_bf16
 
@@ -17,3 +18,8 @@ def choose(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Pre
     if wanted == "auto":
         return "bf16-mixed" if has_fast_bf16(device) else "32-true"
     return "bf16-mixed" if wanted == "bf16" else "32-true"
+
+
+def computes_in_bf16(fabric: Fabric) -> bool:
+    """Whether networks run under bf16 autocast."""
+    return str(fabric.strategy.precision.precision).startswith("bf16")

@@ -50,9 +50,9 @@ class Upsample(nn.Module):
 
 
 def _dense(slope_BCZYX: Tensor) -> Tensor:
-    """Slopes that come back through a concatenation are a part of a larger map; of such the backward pass is slow.
+    """Slopes that come back through a concatenation are a part of a larger map, which a processor would copy slowly.
 
-    On a processor it would copy them channels-first, and take six times as long.
+    PyTorch takes a part of a channels-last map for channels-first, in the copy and in the backward pass after it.
     """
     last = slope_BCZYX.stride(1) == 1
     return slope_BCZYX.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)

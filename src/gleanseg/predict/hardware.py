@@ -24,15 +24,22 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def channels_last(module: nn.Module) -> None:
+def channels_last(module: nn.Module, *, bf16: bool) -> None:
     """Lay out the weights of 3D convolutions channels-last, the order in which they are computed fastest.
 
-    Weights of one input channel count as contiguous in both layouts; only ``to`` gives them the strides by which a
-    convolution of a one-channel image takes this one, too.
+    Weights of one input channel count as contiguous in both layouts; only with the strides that ``to`` gives them does
+    a convolution of a one-channel image make channels-last maps, too. That is left to bf16: on processors PyTorch's
+    norms add up such maps in single precision, less exactly the larger they are, which bf16 rounds away.
+
+    Args:
+        module: changed in place.
+        bf16: whether it is computed in bf16.
     """
     for parameter in module.parameters():
         if parameter.ndim == 5:
-            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+            one_channel = parameter.shape[1] == 1
+            if bf16 or not one_channel:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Networks compiled by OpenVINO for prediction on processors (extra ``fast``).
 
-With few ROIs the whole network is compiled: handing over a map of many channels would take as long as half of it. With
-more, ``features`` alone is, and heads score blended maps in PyTorch.
+With few ROIs the whole network is compiled, as handing over a map of many channels takes long. With more, ``features``
+alone is, and heads score blended maps in PyTorch.
 """
 
 import warnings

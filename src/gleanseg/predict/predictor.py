@@ -186,14 +186,15 @@ class Predictor:
         device, options = device or best_device(), options or Options()
         file = opened.checkpoint(checkpoint)
         networks = load_deployed(opened, checkpoint=file, deploy=deploy)
+        bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
         for network in networks:
-            channels_last(network.to(device))
+            channels_last(network.to(device), bf16=bf16)
         if options.mirror_ZYX is None:
             options = replace(options, mirror_ZYX=trained_flips(recipe.augment.mirror, opened.rois, opened.ontology))
         config = config or recipe.predict
         roi_aware = load_roi_aware(opened).to(device) if config.gate > 0 and "roi_aware" in opened.info else None
         if roi_aware is not None:
-            channels_last(roi_aware.classifier)
+            channels_last(roi_aware.classifier, bf16=bf16)
         return cls(
             networks,
             plan=opened.plan,
@@ -205,7 +206,7 @@ class Predictor:
             options=options,
             roi_aware=roi_aware,
             device=device,
-            bf16=precision == "bf16" or (precision == "auto" and has_fast_bf16(device)),
+            bf16=bf16,
             provenance={
                 "run": str(opened.path.resolve()),
                 "checkpoint": file.name,

@@ -92,7 +92,7 @@ class Scanner:
         found = sources(rois, outputs, ontology, tumors="own")
         self.decided = tuple(roi for roi, source in zip(rois, found, strict=True) if source)
         self.inherited = frozenset(roi for roi in rois if inherits(roi, outputs, ontology))
-        channels_last(classifier)
+        channels_last(classifier, bf16=False)
         self.roi_aware = RoiAware(classifier, found, temperature=temperature).to(device)
 
     @classmethod

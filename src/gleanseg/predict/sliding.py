@@ -243,7 +243,7 @@ class Slider:
             for flip in lane.flips:
                 turned = x_BCZYX.flip(flip) if flip else x_BCZYX
                 with self.autocast():
-                    features = lane.blend.model.features(turned.to(memory_format=torch.channels_last_3d))
+                    features = lane.blend.model.features(turned.contiguous(memory_format=torch.channels_last_3d))
                 lane.blend.add(features, self.weight_ZYX / len(lane.flips), places, flip, kept)
         one = torch.ones(1, 1, 1, 1, device=self.device).expand(1, *self.sliding.patch_ZYX)
         for place in places:
