@@ -8,7 +8,6 @@ process: what differs is what grows.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -73,6 +72,8 @@ def make(folder: Path, number: int) -> None:
     from gleanseg.data.manifest import Manifest
     from gleanseg.data.store import Store, folder_name, write_index
     from gleanseg.data.store_files import Head, read_head, write_head
+    from gleanseg.data.unchanged import FileState, file_states, is_unchanged, request_digest, states_digest
+    from gleanseg.reading import file_digest
 
     rng = np.random.default_rng(0)
     codes = rng.integers(0, len(ROIS) + 1, (40, 40, 40)).astype(np.uint8)
@@ -93,6 +94,7 @@ def make(folder: Path, number: int) -> None:
     many = Manifest(name="many", rois=ROIS, channels=channels, cases=[case(i) for i in range(number)], root=folder)
     many.save(folder / "manifest.json")
     (source,) = (store / "cases").iterdir()
+    states: list[FileState] = []
     told, files = json.loads((source / "case.json").read_text()), ("image.b2nd", "codes.b2nd", "foreground.npy")
     for i, one_of_many in enumerate(many.cases):
         os.symlink(folder / "i.nii.gz", folder / f"i{i}.nii.gz")
@@ -101,13 +103,15 @@ def make(folder: Path, number: int) -> None:
             os.mkdir(place)
             for name in files:
                 os.symlink(source / name, os.path.join(place, name))
-        about = {"case": preprocess._case_digest(many, one_of_many), "sources": preprocess._sources(many, one_of_many)}
+        states += (found := file_states(folder, preprocess._names(one_of_many)))
+        about = {"case": preprocess._case_digest(many, one_of_many), "sources": found}
         with open(os.path.join(place, "case.json"), "w") as file:
             json.dump(told | {"id": one_of_many.id, "content": one_of_many.id} | about, file)
     head = read_head(store)
     assert head is not None, "prepare wrote it"
-    request = hashlib.sha256(f"{many.digest()} {config.model_dump_json()}".encode()).hexdigest()
-    write_head(store, Head(plan=head.plan, request=request, manifest_digest=many.digest()))
+    file = file_digest(folder / "manifest.json")
+    request = request_digest(many.digest(), config)
+    write_head(store, Head(plan=head.plan, request=request, manifest_digest=many.digest(), manifest_file=file))
     first = Store.open(store).case("case_000003")
     given = [np.isin(ROIS, c.annotated) for c in many.cases]
     write_index(
@@ -116,7 +120,10 @@ def make(folder: Path, number: int) -> None:
             replace(first, id=c.id, site=c.site, split=c.split, annotated=a, known=a, content=c.id)
             for c, a in zip(many.cases, given, strict=True)
         ],
+        input_names=[name for c in many.cases for name in preprocess._names(c)],
+        input_states=states_digest(states),
     )
+    assert is_unchanged(folder / "manifest.json", config, store), "or else every case would be looked at"
 
 
 def measure(folder: Path) -> dict[str, Any]:

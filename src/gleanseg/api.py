@@ -10,6 +10,7 @@ from gleanseg.data.labels import read_image
 from gleanseg.data.manifest import Manifest
 from gleanseg.data.preprocess import prepare as prepare_store
 from gleanseg.data.store import Store
+from gleanseg.data.unchanged import is_unchanged
 from gleanseg.engine.fit import fit
 from gleanseg.errors import UserError
 from gleanseg.evaluate.evaluator import Evaluation, evaluate_folder
@@ -18,13 +19,14 @@ from gleanseg.predict.audit import audit as examine_presence
 from gleanseg.predict.inputs import predict_inputs
 from gleanseg.predict.predictor import Predictor
 from gleanseg.predict.presence import Scanner
+from gleanseg.reading import file_digest
 from gleanseg.report.audit import audit_page
 from gleanseg.report.html import write_report as report
 from gleanseg.run.folder import Run, write_text
 from gleanseg.types import ProgressBar
 
 Split = Literal["train", "validation", "test"]
-__all__ = ["Audit", "Diagnosis", "audit", "diagnose", "evaluate", "fit", "predict", "prepare", "report"]
+__all__ = ["Audit", "Diagnosis", "audit", "diagnose", "evaluate", "fit", "is_prepared", "predict", "prepare", "report"]
 
 
 def prepare(
@@ -41,8 +43,21 @@ def prepare(
     Raises:
         UserError: bad manifest or images, a store made by another recipe, or a full disk.
     """
-    manifest = Manifest.load(recipe.manifest)
-    return prepare_store(manifest, recipe.prepare, out or recipe.store_path, num_workers=num_workers, progress=progress)
+    # Before it is parsed: a change in between is seen the next time.
+    file = file_digest(recipe.manifest) if recipe.manifest.is_file() else ""
+    return prepare_store(
+        Manifest.load(recipe.manifest),
+        recipe.prepare,
+        out or recipe.store_path,
+        manifest_file=file,
+        num_workers=num_workers,
+        progress=progress,
+    )
+
+
+def is_prepared(recipe: Recipe) -> bool:
+    """Whether ``prepare`` would find nothing to do; quick, however many cases there are."""
+    return is_unchanged(recipe.manifest, recipe.prepare, recipe.store_path)
 
 
 def predict(

@@ -1,5 +1,6 @@
-"""Text and JSON of files that may be anybody's; light, as even the help of commands loads it."""
+"""Text and JSON of files that may be anybody's, and their digests; light, as even the help of commands loads it."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,3 +38,13 @@ def read_json(path: Path, *, pairs: Callable[[list[tuple[str, Any]]], Any] | Non
         return json.loads(read_text(path), object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

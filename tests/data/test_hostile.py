@@ -20,6 +20,7 @@ from gleanseg.data.manifest import Manifest
 from gleanseg.data.manifest_checks import is_file_name
 from gleanseg.data.plan import Plan
 from gleanseg.data.store import Store, folder_name
+from gleanseg.data.store_files import Head
 from gleanseg.errors import UserError
 from support.dicom import series
 
@@ -280,7 +281,7 @@ def test_a_store_with_pickled_arrays_runs_no_code(tmp_path: Path) -> None:
     treated = {"intensity": ({"kind": "none"},), "resample": "linear", "crop": "none"}
     channels = ({"name": "ct", "modality": "CT"},)
     plan = Plan(spacing_ZYX_mm=(1, 1, 1), rois=("liver",), channels=channels, **treated)
-    store = Store(tmp_path, plan=plan, manifest_digest="")
+    store = Store(tmp_path, Head(plan=plan, request="", manifest_digest=""))
     with pytest.raises(UserError, match=r"index\.npz: missing or broken .*run 'gleanseg prepare' again"):
         _ = store.ids
     assert not trace.exists()

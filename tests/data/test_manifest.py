@@ -250,6 +250,17 @@ def test_digest_changes_with_any_content(tmp_path: Path) -> None:
     assert Manifest(**data).digest() != manifest.digest()
 
 
+def test_a_copy_with_other_cases_concludes_anew(tmp_path: Path) -> None:
+    manifest = Manifest.load(written(tmp_path, example()))
+    first, *others = manifest.cases
+    assert (manifest.case(first.id), len(manifest.digest())) == (first, 64)
+    copy = manifest.model_copy(update={"cases": tuple(others)})
+    assert copy.digest() != manifest.digest()
+    assert copy.root == manifest.root
+    with pytest.raises(UserError, match="no case"):
+        copy.case(first.id)
+
+
 def test_merge(tmp_path: Path) -> None:
     one = Manifest(**example(), root=tmp_path / "one")
     other = Manifest(

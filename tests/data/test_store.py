@@ -50,6 +50,8 @@ def write_store(path, ids):
             read_case(path / "cases" / folder_name(id), id, site=f"site {i}", split=splits[i % 3])
             for i, id in enumerate(ids)
         ],
+        input_names=[f"{id}.nii.gz" for id in ids],
+        input_states="digest of their states",
     )
     return path
 

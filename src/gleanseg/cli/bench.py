@@ -147,8 +147,9 @@ class Command:
         protocol = Protocol.load(self.protocol or table.protocol)
         started = (out / "run.json").is_file()
         if not started or Run.open(out).info.get("status") != "finished":
-            with bar("prepare") as progress:
-                api.prepare(recipe, progress=progress)
+            if not api.is_prepared(recipe):
+                with bar("prepare") as progress:
+                    api.prepare(recipe, progress=progress)
             with TrainingBar() as watching:
                 api.fit(recipe, out=out, resume=started, listener=watching)
         if not result_path(out, protocol).is_file():

@@ -32,8 +32,9 @@ class Command:
         from gleanseg.config import Recipe
 
         recipe = Recipe.load(self.recipe, overrides=self.override)
-        with bar("prepare") as progress:
-            api.prepare(recipe, progress=progress)
+        if not api.is_prepared(recipe):
+            with bar("prepare") as progress:
+                api.prepare(recipe, progress=progress)
         with TrainingBar() as watching:
             run = api.fit(recipe, out=self.out, resume=self.resume, listener=watching)
         console.print(f"[bold]run[/bold] {run.path} is finished; next: gleanseg predict {run.path} --split test")

@@ -82,6 +82,14 @@ class Manifest(Strict):
             raise UserError(f"{path}: not a gleanseg manifest (no key 'gleanseg'); make one with 'gleanseg import'")
         return cls(root=path.absolute().parent, source=str(path), **{str(k): v for k, v in data.items()})
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Manifest":
+        """A copy with other fields; what was concluded from the old ones stays behind."""
+        copy = super().model_copy(update=update, deep=deep)
+        for concluded in ("_ontology", "_by_id", "_digest"):
+            copy.__dict__.pop(concluded, None)
+        copy._states = {}
+        return copy
+
     def save(self, path: Path) -> None:
         """Write the manifest, one case a line, with paths relative to its new place when they can be.
 
@@ -141,6 +149,10 @@ class Manifest(Strict):
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: changes when anything in the manifest does."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -203,7 +215,6 @@ class Manifest(Strict):
             for c in self.cases
         )
         moved = self.model_copy(update={"cases": cases})
-        moved.__dict__.pop("_by_id", None)  # the copy took the cache along, which holds the old paths
         moved._root = root
         return moved
 

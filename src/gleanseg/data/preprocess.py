@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from gleanseg.data.store_files import (
     write_case,
     write_head,
 )
+from gleanseg.data.unchanged import FileState, file_states, request_digest, states_digest
 from gleanseg.errors import UserError
 from gleanseg.files import discard
 from gleanseg.lock import LOCK_FILE, alone_in
@@ -51,11 +53,19 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+class _Input(NamedTuple):
+    """What a stored case was made from: hash of the voxels, and states of the files."""
+
+    content: str
+    states: list[FileState]
+
+
 def prepare(
     manifest: Manifest,
     config: PrepareConfig,
     out: Path,
     *,
+    manifest_file: str = "",
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
@@ -69,6 +79,7 @@ def prepare(
         manifest: all cases; the plan is settled from its training cases only.
         config: the recipe's ``[prepare]`` table.
         out: folder of the store.
+        manifest_file: SHA-256 of the manifest's file, by which ``is_unchanged`` knows it again; empty when it has none.
         num_workers: cases worked on at a time, fewer when memory is short; default one per core.
         progress: called with (done, total, case id) for each case, also for those that were there; while the plan is
             measured with (0, total, what is being measured).
@@ -84,54 +95,76 @@ def prepare(
             progress(0, len(manifest.cases), "waiting for another process")
 
     with _disk(out), _alone(out, on_wait=waiting):
-        head = _head(manifest, config, out, num_workers=workers, progress=progress)
+        head = _head(manifest, config, out, manifest_file, num_workers=workers, progress=progress)
         _remove_leftovers(out)
         plan_digest = head.plan.digest()
         wanted = {case.id: _case_digest(manifest, case) for case in manifest.cases}
-        done = {c.id: kept for c in manifest.cases if (kept := _finished(manifest, c, out, plan_digest, wanted[c.id]))}
+        found = ((case, _finished(manifest, case, out, plan_digest, wanted[case.id])) for case in manifest.cases)
+        done = {case.id: kept for case, kept in found if kept is not None}
         todo = [case for case in manifest.cases if case.id not in done]
         if todo or not has_index(out):
             (out / "index.npz").unlink(missing_ok=True)
         contents: dict[str, Case] = {}
-        for number, (id, found) in enumerate(done.items(), start=1):
-            _refuse_duplicate(manifest, manifest.case(id), found, contents)
+        for number, (id, kept) in enumerate(done.items(), start=1):
+            _refuse_duplicate(manifest, manifest.case(id), kept.content, contents)
             if progress is not None:
                 progress(number, len(manifest.cases), id)
 
-        def work(case: Case) -> str:
+        def work(case: Case) -> _Input:
             with _disk(out, f" writing case {case.id!r}"):
                 return _prepare_case(manifest, case, head.plan, out, plan_digest, wanted[case.id])
 
         estimated = ((case, _affordable(manifest, case, head.plan)) for case in todo)
-        for number, (case, content) in enumerate(bounded_map(work, estimated, num_workers=workers), start=1):
-            _refuse_duplicate(manifest, case, content, contents)
+        num_kept = len(done)
+        for number, (case, made) in enumerate(bounded_map(work, estimated, num_workers=workers), start=1):
+            _refuse_duplicate(manifest, case, made.content, contents)
+            done[case.id] = made
             if progress is not None:
-                progress(len(done) + number, len(manifest.cases), case.id)
+                progress(num_kept + number, len(manifest.cases), case.id)
         if not (out / "index.npz").is_file():  # else nothing has changed, and the store may be read-only
             stored = [
                 read_case(out / "cases" / folder_name(case.id), case.id, site=case.site, split=case.split)
                 for case in manifest.cases
             ]
-            write_index(out, stored)
+            names = [name for case in manifest.cases for name in _names(case)]
+            states = states_digest(state for case in manifest.cases for state in done[case.id].states)
+            write_index(out, stored, input_names=names, input_states=states)
     return Store.open(out)
 
 
-def _head(manifest: Manifest, config: PrepareConfig, out: Path, *, num_workers: int, progress: Progress | None) -> Head:
+def _head(
+    manifest: Manifest,
+    config: PrepareConfig,
+    out: Path,
+    manifest_file: str,
+    *,
+    num_workers: int,
+    progress: Progress | None,
+) -> Head:
     """The plan of the store that is there, or a new one; written to store.json."""
-    request = hashlib.sha256(f"{manifest.digest()} {config.model_dump_json()}".encode()).hexdigest()
+    request = request_digest(manifest.digest(), config)
     found = read_head(out)
     others = [path.name for path in out.iterdir() if path.name not in ("cases", LOCK_FILE)]
     if found is None and any(not name.endswith(".part") for name in others):
         raise UserError(f"{out}: holds other files and is not a store; choose a new or empty folder with --out")
     if found is not None and found.request == request:
-        return found
-    plan = settle(manifest, config, num_workers=num_workers, progress=progress)
+        if found.manifest_file == manifest_file or has_index(out):
+            return found
+        plan = found.plan  # the same manifest in another file, and the index is to be written anyway
+    else:
+        plan = settle(manifest, config, num_workers=num_workers, progress=progress)
     if found is not None and found.plan != plan:
         raise UserError(
             f"{out}: a store made by another recipe or other training cases ({found.plan.difference(plan)}); "
             "choose another --out, or delete it to prepare again"
         )
-    head = Head(plan=plan, request=request, manifest_digest=manifest.digest())
+    head = Head(
+        plan=plan,
+        request=request,
+        manifest_digest=manifest.digest(),
+        manifest_file=manifest_file,
+        own_rois=manifest.own_rois,
+    )
     (out / "cases").mkdir(parents=True, exist_ok=True)
     (out / "index.npz").unlink(missing_ok=True)
     write_head(out, head)
@@ -144,14 +177,12 @@ def _case_digest(manifest: Manifest, case: Case) -> str:
     return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
 
 
-def _sources(manifest: Manifest, case: Case) -> list[list[str | int]]:
-    """Name, size and time of each file of a case: equal ones are not read again to compare their content."""
-    files = [file for name in (*case.images, *case.label_files()) for file in images.files_of(manifest.path(name))]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+def _names(case: Case) -> tuple[str, ...]:
+    return *case.images, *case.label_files()
 
 
-def _finished(manifest: Manifest, case: Case, out: Path, plan_digest: str, digest: str) -> str | None:
-    """Hash of the input when the case is stored completely, as this plan and these files make it."""
+def _finished(manifest: Manifest, case: Case, out: Path, plan_digest: str, digest: str) -> _Input | None:
+    """Its input when the case is stored completely, as this plan and these files make it."""
     folder = out / "cases" / folder_name(case.id)
     try:
         found = read_json(folder / "case.json")
@@ -159,7 +190,8 @@ def _finished(manifest: Manifest, case: Case, out: Path, plan_digest: str, diges
             return None
         if found["sizes"] != {name: (folder / name).stat().st_size for name in _FILES}:
             return None
-        return str(found["content"]) if found["sources"] == _sources(manifest, case) else None
+        states = file_states(manifest.root, _names(case))
+        return _Input(str(found["content"]), states) if found["sources"] == states else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -197,13 +229,13 @@ def _estimate(manifest: Manifest, case: Case, plan: Plan) -> int:
     return _READER_BYTES + int(max(native, made) * (_CHANNEL_BYTES * len(plan.channels) + _LABEL_BYTES))
 
 
-def _prepare_case(manifest: Manifest, case: Case, plan: Plan, out: Path, plan_digest: str, digest: str) -> str:
+def _prepare_case(manifest: Manifest, case: Case, plan: Plan, out: Path, plan_digest: str, digest: str) -> _Input:
     """Prepare and write one case; the folder appears complete or not at all.
 
     Returns:
-        Hash of the input's voxels.
+        What it was made from.
     """
-    sources = _sources(manifest, case)
+    states = file_states(manifest.root, _names(case))
     volume = read_image(manifest, case)
     content = images.content_hash(volume)
     labels = read_labels(manifest, case)
@@ -212,13 +244,13 @@ def _prepare_case(manifest: Manifest, case: Case, plan: Plan, out: Path, plan_di
     image = _half(prepared.image, case)
     codes, table, ignore_code = _coded(labels, prepared, len(manifest.rois))
     voxels, offsets = sample_foreground(codes, table, case.id)
-    states = manifest.states(case)
+    given = manifest.states(case)
     files = {"image.b2nd": compressed(image), "codes.b2nd": compressed(codes), "foreground.npy": npy_bytes(voxels)}
     description = {
         "id": case.id,
         "plan": plan_digest,
         "case": digest,
-        "sources": sources,
+        "sources": states,
         "sizes": {name: len(data) for name, data in files.items()},
         "content": content,
         "grid": grid_json(prepared.grid),
@@ -227,13 +259,13 @@ def _prepare_case(manifest: Manifest, case: Case, plan: Plan, out: Path, plan_di
         "num_channels": len(image),
         "sets": [np.flatnonzero(row).tolist() for row in table],
         "ignore_code": ignore_code,
-        "annotated": [states[roi] is State.ANNOTATED for roi in manifest.rois],
-        "known": [states[roi] is not State.UNKNOWN for roi in manifest.rois],
+        "annotated": [given[roi] is State.ANNOTATED for roi in manifest.rois],
+        "known": [given[roi] is not State.UNKNOWN for roi in manifest.rois],
         "num_voxels": (count_codes(codes, len(table)) @ table).tolist(),
         "offsets": offsets.tolist(),
     }
     write_case(out / "cases" / folder_name(case.id), files, description)
-    return content
+    return _Input(content, states)
 
 
 def _half(image: NDArray[np.float32], case: Case) -> NDArray[np.float16]:

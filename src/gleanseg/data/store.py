@@ -32,8 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Int64, UInt, UInt16
 from numpy.typing import NDArray
 
-from gleanseg.data.plan import Plan
-from gleanseg.data.store_files import read_head, write_bytes
+from gleanseg.data.store_files import Head, read_head, write_bytes
 from gleanseg.data.volume import Grid
 from gleanseg.errors import UserError, nearest
 from gleanseg.reading import read_json
@@ -122,11 +121,14 @@ class Store:
         rois: columns of all tables.
         channels: of all images.
         manifest_digest: of the manifest it was made from.
+        manifest_file: SHA-256 of that manifest's file; empty when it never was one.
+        own_rois: that manifest's definitions of ROIs that the built-in ontology lacks.
     """
 
-    def __init__(self, path: Path, plan: Plan, *, manifest_digest: str) -> None:
-        self.path, self.plan, self.manifest_digest = path, plan, manifest_digest
-        self.rois, self.channels = plan.rois, plan.channels
+    def __init__(self, path: Path, head: Head) -> None:
+        self.path, self.plan, self.own_rois = path, head.plan, head.own_rois
+        self.manifest_digest, self.manifest_file = head.manifest_digest, head.manifest_file
+        self.rois, self.channels = head.plan.rois, head.plan.channels
         self._cache: OrderedDict[str, StoredCase] = OrderedDict()
         self._lock = Lock()
 
@@ -142,7 +144,7 @@ class Store:
             raise UserError(f"{path}: not a store (no store.json); make one with 'gleanseg prepare'")
         if not (path / "index.npz").is_file():
             raise UserError(f"{path}: preparation did not finish; run 'gleanseg prepare' again, it goes on from there")
-        return cls(path, head.plan, manifest_digest=head.manifest_digest)
+        return cls(path, head)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -188,6 +190,12 @@ class Store:
     def contents(self) -> tuple[str, ...]:
         """Hash of each input's voxels."""
         return tuple(str(name) for name in self._column("contents"))
+
+    @cached_property
+    def inputs(self) -> tuple[tuple[str, ...], str]:
+        """Names of all images and labels as the manifest writes them, and the digest of their files' states."""
+        names = self._column("input_names").tobytes().decode()
+        return tuple(names.split("\n")), str(self._column("input_states"))
 
     def _column(self, name: str) -> NDArray[Any]:
         # Opened anew each time: a handle would not survive a fork, nor let 'prepare' replace the file on every system.
@@ -278,13 +286,20 @@ def has_index(path: Path) -> bool:
     """Whether a store is complete, with a whole index of this version."""
     try:
         with np.load(path / "index.npz", allow_pickle=False) as index:
-            return "overlapping_rows" in index  # the newest column
+            return "input_states" in index  # the newest column
     except (OSError, ValueError, EOFError, BadZipFile):  # missing or damaged
         return False
 
 
-def write_index(path: Path, cases: Sequence[StoredCase]) -> None:
-    """Write index.npz, which makes a store complete."""
+def write_index(path: Path, cases: Sequence[StoredCase], *, input_names: Sequence[str], input_states: str) -> None:
+    """Write index.npz, which makes a store complete.
+
+    Args:
+        path: folder of the store.
+        cases: in the manifest's order.
+        input_names: names of all images and labels as the manifest writes them.
+        input_states: digest of the states of their files when they were prepared.
+    """
     num_rois = len(cases[0].known) if cases else 0
     pairs = [_overlapping(case.table) for case in cases]
     buffer = io.BytesIO()
@@ -301,6 +316,8 @@ def write_index(path: Path, cases: Sequence[StoredCase]) -> None:
         num_voxels=np.array([case.num_voxels for case in cases], dtype=np.int64).reshape(-1, num_rois),
         overlapping_rows=np.repeat(np.arange(len(cases)), [len(found) for found in pairs]),
         overlapping_rois=np.concatenate([np.empty((0, 2), np.int64), *pairs]),
+        input_names=np.frombuffer("\n".join(input_names).encode(), dtype=np.uint8),  # not padded to the longest
+        input_states=np.array(input_states),
     )
     write_bytes(path / "index.npz", buffer.getvalue())
 

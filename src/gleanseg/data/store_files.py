@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,15 @@ class Head:
         plan: what is done to every volume.
         request: digest of the manifest and configuration that the plan was settled for.
         manifest_digest: of the manifest.
+        manifest_file: SHA-256 of the manifest's file; empty when it never was one.
+        own_rois: the manifest's definitions of ROIs that the built-in ontology lacks.
     """
 
     plan: Plan
     request: str
     manifest_digest: str
+    manifest_file: str = ""
+    own_rois: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_head(path: Path) -> Head | None:
@@ -56,7 +60,11 @@ def read_head(path: Path) -> Head | None:
         if version != VERSION:
             raise UserError(f"{path}: a store of version {version}, expected {VERSION}; prepare into a new folder")
         return Head(
-            plan=Plan.model_validate(found["plan"]), request=found["request"], manifest_digest=found["manifest_digest"]
+            plan=Plan.model_validate(found["plan"]),
+            request=found["request"],
+            manifest_digest=found["manifest_digest"],
+            manifest_file=found.get("manifest_file", ""),
+            own_rois=found.get("own_rois", {}),
         )
     except (ValueError, KeyError, AttributeError, ValidationError) as error:
         raise UserError(f"{file}: broken ({type(error).__name__}: {error}); prepare into a new folder") from None
@@ -73,6 +81,8 @@ def write_head(path: Path, head: Head) -> None:
                 "plan_digest": head.plan.digest(),
                 "request": head.request,
                 "manifest_digest": head.manifest_digest,
+                "manifest_file": head.manifest_file,
+                "own_rois": dict(head.own_rois),
             },
             indent=1,
         ).encode(),

@@ -15,7 +15,8 @@ from gleanseg.methods import method_class
 from gleanseg.networks import legal_patch
 from gleanseg.networks.network import Size
 from gleanseg.predict.passes import trained_flips
-from gleanseg.rois.ontology import Ontology
+from gleanseg.reading import file_digest
+from gleanseg.rois.ontology import Ontology, builtin
 from gleanseg.types import Views
 
 _MULTIPLE = 16
@@ -27,7 +28,6 @@ class Setup(NamedTuple):
 
     Attributes:
         recipe: with nothing left automatic.
-        manifest: what the store was made from.
         store: prepared volumes.
         selection: what of it the run may see.
         ontology: built-in and own ROIs.
@@ -36,7 +36,6 @@ class Setup(NamedTuple):
     """
 
     recipe: Recipe
-    manifest: Manifest
     store: Store
     selection: Selection
     ontology: Ontology
@@ -50,14 +49,10 @@ def set_up(recipe: Recipe) -> Setup:
     Raises:
         UserError: no store, a store of another manifest, or a recipe that does not fit the data.
     """
-    manifest = Manifest.load(recipe.manifest)
     store = Store.open(recipe.store_path)
-    if store.manifest_digest != manifest.digest():
-        raise UserError(
-            f"{recipe.store_path}: made from another version of {recipe.manifest}; run `gleanseg prepare` again"
-        )
+    _check_manifest(recipe, store)
     selection = select(store, recipe.data)
-    ontology = manifest.ontology()
+    ontology = builtin().extended(store.own_rois)
     _check_presence(recipe)
     row = {id: i for i, id in enumerate(store.ids)}
     shapes = store.shapes_ZYX[[row[case.id] for case in selection.train]]
@@ -77,7 +72,19 @@ def set_up(recipe: Recipe) -> Setup:
     if (shapes <= patch).all() and (shapes < patch).any(1).all():
         largest = _xyz(shapes.max(0).tolist())
         notes.append(f"the patch is larger than every volume (largest {largest}); volumes are padded")
-    return Setup(recipe, manifest, store, selection, ontology, mirror_axes(recipe, selection, ontology), tuple(notes))
+    return Setup(recipe, store, selection, ontology, mirror_axes(recipe, selection, ontology), tuple(notes))
+
+
+def _check_manifest(recipe: Recipe, store: Store) -> None:
+    """Refuse a store of another manifest; the manifest is parsed only when its file is not the one that was stored."""
+    try:
+        same = store.manifest_file == file_digest(recipe.manifest)
+    except OSError:
+        same = False  # loading says what is wrong
+    if not same and store.manifest_digest != Manifest.load(recipe.manifest).digest():
+        raise UserError(
+            f"{recipe.store_path}: made from another version of {recipe.manifest}; run `gleanseg prepare` again"
+        )
 
 
 def _patch(recipe: Recipe, store: Store, shapes_N3: NDArray[np.int64]) -> tuple[Size, Size]:
