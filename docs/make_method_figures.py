@@ -22,7 +22,12 @@ Side = Literal["left", "right", "top", "bottom"]
 Points = list[tuple[float, float]]
 OUTWARD: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 KINDS = {"input": "box data", "network": "box", "frozen": "box frozen", "term": "term"}
-BORDER, PADDING, FRAME, TIP = 20.0, 6.0, 12.0, 2.0  # of the picture, of text in a box, of a group, before an arrow's end
+BORDER, PADDING, FRAME, TIP = (
+    20.0,
+    10.0,
+    12.0,
+    2.0,
+)  # of the picture, of text in a box, of a group, before an arrow's end
 LARGEST, HEIGHTS, BOXES = 1000.0, (200.0, 460.0), range(4, 15)
 STYLE = """\
 <style>
@@ -66,7 +71,7 @@ THOUSANDTHS = {  # of the size of the font, of characters of Arial and its like;
     "FTZ+=<>": 611,
     "mM": 833,
     "W%→": 944,
-    "‖|′·": 260,
+    "‖|\u2032·": 260,
     "λαβγσθκρτμε": 560,
 }
 WIDTHS = {character: width for characters, width in THOUSANDTHS.items() for character in characters}
@@ -179,7 +184,10 @@ class Layout:
             self.rects[box.id] = Rect(left, y - box.height / 2, right, y + box.height / 2)
         for group in f.groups:
             found = [self.rects[member] for member in group.of]
-            frame = Rect(*map(min, zip(*(r[:2] for r in found), strict=True)), *map(max, zip(*(r[2:] for r in found), strict=True)))
+            frame = Rect(
+                *map(min, zip(*(r[:2] for r in found), strict=True)),
+                *map(max, zip(*(r[2:] for r in found), strict=True)),
+            )
             self.rects[group.id] = frame.grown(FRAME)._replace(top=frame.top - FRAME - (16 if group.title else 0))
 
     def row(self, number: float) -> float:
@@ -224,7 +232,8 @@ def ports(layout: Layout) -> dict[tuple[int, str], tuple[float, float]]:
             found[i, which] = at.get(side, (x + shift, r.bottom))
     alone = {(i, which) for ends in wanted.values() if len(ends) == 1 for _, i, which in ends}
     for i, arrow in enumerate(layout.figure.arrows):
-        if arrow.lane is None and set(sides(arrow, layout)) == {"left", "right"}:
+        facing = set(sides(arrow, layout))
+        if arrow.lane is None and facing in ({"left", "right"}, {"top", "bottom"}):
             straighten(layout, arrow, i, found, alone)
     return found
 
@@ -232,11 +241,12 @@ def ports(layout: Layout) -> dict[tuple[int, str], tuple[float, float]]:
 def straighten(
     layout: Layout, arrow: Arrow, i: int, found: dict[tuple[int, str], tuple[float, float]], alone: set[tuple[int, str]]
 ) -> None:
-    """Move an end that has its side to itself to the height of the other one, where that is well inside the side."""
+    """Move an end that has its side to itself to where the other one is, if that is well inside the side."""
+    upright = sides(arrow, layout)[0] in ("top", "bottom")
     for which, name, other in (("end", arrow.end, "start"), ("start", arrow.start, "end")):
-        rect, y = layout.rects[name].grown(-10), found[i, other][1]
-        if (i, which) in alone and rect.top <= y <= rect.bottom:
-            found[i, which] = found[i, which][0], y
+        rect, (x, y) = layout.rects[name].grown(-10), found[i, other]
+        if (i, which) in alone and (rect.left <= x <= rect.right if upright else rect.top <= y <= rect.bottom):
+            found[i, which] = (x, found[i, which][1]) if upright else (found[i, which][0], y)
             return
 
 
@@ -315,10 +325,10 @@ def place(arrow: Arrow, points: Points, taken: list[Rect], frames: list[Rect], l
         for anchor, rect in (
             ("middle", Rect(x - width / 2, y - 18, x + width / 2, y - 4)),
             ("middle", Rect(x - width / 2, y + 4, x + width / 2, y + 18)),
-            ("left", Rect(x + 7, y - 7, x + 7 + width, y + 7)),
-            ("right", Rect(x - 7 - width, y - 7, x - 7, y + 7)),
+            ("left", Rect(x + 8, y - 7, x + 8 + width, y + 7)),
+            ("right", Rect(x - 8 - width, y - 7, x - 8, y + 7)),
         ):
-            wide = rect.grown(3)
+            wide = rect.grown(3 if anchor == "middle" else 6)
             on_frame = any(wide.meets(f) and not (f.holds(*wide[:2]) and f.holds(*wide[2:])) for f in frames)
             if not on_frame and not any(map(wide.meets, taken)) and not any(wide.holds(*p) for p in lines):
                 return rect, anchor
@@ -375,7 +385,9 @@ def picture(file: Path) -> str:
     body = [f'<rect class="group" {spot(frame)} rx="8"/>' for frame in frames]
     for rect, group in zip(frames, f.groups, strict=True):
         if group.title:
-            body.append(f'<text class="small" x="{rect.middle[0]:.0f}" y="{rect.top + 19:.0f}">{markup(group.title)}</text>')
+            body.append(
+                f'<text class="small" x="{rect.middle[0]:.0f}" y="{rect.top + 19:.0f}">{markup(group.title)}</text>'
+            )
     for box in f.boxes:
         body += draw_box(box, layout.rects[box.id])
     for arrow, parts in zip(f.arrows, paths, strict=True):
@@ -389,15 +401,18 @@ def picture(file: Path) -> str:
             body.append(f'<text class="{kind}" x="{x:.0f}" y="{rect.bottom - 3:.0f}">{markup(arrow.label)}</text>')
     everything = [*layout.rects.values(), *taken, *(Rect(x, y, x, y) for x, y in lines)]
     low, high = min(r.top for r in everything), max(r.bottom for r in everything)
-    width = max(r.right for r in everything) + BORDER
+    left = min(r.left for r in everything) - BORDER
+    width = max(r.right for r in everything) + BORDER - left
     height = max(HEIGHTS[0], high - low + 2 * BORDER + 24 * bool(f.note))
     top = (height - 24 * bool(f.note) - (high - low)) / 2 - low
     if f.note:
-        body.append(f'<text class="small left" x="{BORDER:.0f}" y="{height - 16 - top:.0f}">{markup(f.note)}</text>')
+        body.append(
+            f'<text class="small left" x="{left + BORDER:.0f}" y="{height - 16 - top:.0f}">{markup(f.note)}</text>'
+        )
         width = max(width, text_width(f.note, 12) + 2 * BORDER)
     if width > LARGEST or height > HEIGHTS[1]:
         raise ValueError(f"{width:.0f} x {height:.0f} is too large")
-    size = f'viewBox="0 {-top:.0f} {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
+    size = f'viewBox="{left:.0f} {-top:.0f} {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="Data flow of {escape(f.title)}">\n'
     return head + STYLE + "\n".join(body) + "\n</svg>\n"
 

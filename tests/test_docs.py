@@ -55,6 +55,40 @@ def test_pages_of_methods_tell_what_was_measured(tmp_path: Path, monkeypatch: py
     assert make.measured("cps") == ""
 
 
+def test_every_page_of_a_method_has_a_figure() -> None:
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        if page.stem != "README":
+            figure = f"](../images/{page.stem}.svg)"
+            assert figure in page.read_text(), page.name
+            assert (ROOT / "docs" / "images" / f"{page.stem}.svg").exists(), page.name
+
+
+def test_figures_of_methods_are_up_to_date() -> None:
+    made = loaded("make_method_figures").made()
+    behind = [image.name for image, text in made.items() if not image.exists() or image.read_text() != text]
+    assert made
+    assert not behind, "run: python docs/make_method_figures.py"
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (("patches x", "patches of labelled and unlabelled cases"), "x: text of .* in a box"),
+        (("at = [1, 1]", "at = [1, 0.2]"), "too near"),
+        (('to = "net"', 'to = "loss"'), "crosses net"),
+        (('to = "net"', 'to = "net", label = "no room between them for these words"'), "no room for the label"),
+        (("columns = [130, 150, 380]", "columns = [130, 150, 900]"), "too large"),
+    ],
+)
+def test_what_does_not_fit_a_figure_is_refused(change: tuple[str, str], wrong: str, tmp_path: Path) -> None:
+    make = loaded("make_method_figures")
+    text = (make.SOURCES / "supervised.toml").read_text().replace("at = [0, 1]", "at = [1, 1]")
+    assert change[0] in text
+    (tmp_path / "supervised.toml").write_text(text.replace(*change))
+    with pytest.raises(ValueError, match=wrong):
+        make.picture(tmp_path / "supervised.toml")
+
+
 def test_the_table_of_methods_takes_measured_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = loaded("make_method_table")
     monkeypatch.setattr(make, "COST", tmp_path / "method_cost.json")
