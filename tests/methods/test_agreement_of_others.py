@@ -17,11 +17,29 @@ from support.batches import make_batch
 from support.steps import LATE, made, mean, moved_by, sees_alike, values
 
 
-@pytest.mark.parametrize("cls", [EntropyMinimization, CPS])
-def test_known_rois_take_part_only_where_asked(cls: type[Method]) -> None:
-    name = "entropy" if cls is EntropyMinimization else "cross_a"
-    assert values(made(cls), make_batch(known=True))[name] == 0
-    assert values(made(cls, everywhere=True), make_batch(known=True))[name] > 0
+@pytest.mark.parametrize(("cls", "name", "usual"), [(EntropyMinimization, "entropy", False), (CPS, "cross_a", True)])
+def test_known_rois_take_part_only_where_asked(cls: type[Method], name: str, usual: bool) -> None:
+    found = {choice: values(made(cls, everywhere=choice), make_batch(known=True))[name] for choice in (False, True)}
+    assert found[True] > found[False] == 0
+    assert values(made(cls), make_batch(known=True))[name] == found[usual]
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "weight"),
+    [
+        (EntropyMinimization, {}, 1 / 2),
+        (CPS, {}, 1 / 2),
+        (CCT, {}, 1 / 2),
+        (CCT, {"teach_all": True}, 1 / 8),  # one eighth of the sum over four decoders
+    ],
+)
+def test_supervision_is_half_of_dice_and_cross_entropy(
+    cls: type[Method], options: dict[str, bool], weight: float
+) -> None:
+    terms = made(cls, **options)(make_batch(), LATE)
+    found = {name: term.weight for name, term in terms.items() if name.startswith(("dice", "ce"))}
+    assert set(found.values()) == {weight}
+    assert len(found) == {EntropyMinimization: 2, CPS: 4, CCT: 8 if options else 2}[cls]
 
 
 def test_the_entropy_is_that_of_unknown_pairs() -> None:
@@ -31,7 +49,7 @@ def test_the_entropy_is_that_of_unknown_pairs() -> None:
 
 
 def test_each_network_learns_what_the_other_would_draw() -> None:
-    method, batch = made(CPS, lam=1.0), make_batch()
+    method, batch = made(CPS, lam=1.0, everywhere=False), make_batch()
     a, b = (net(batch.x["strong"]) for net in (method.a, method.b))  # type: ignore[operator]
     assert not torch.equal(a, b), "they begin differently"
     found = values(method, batch)

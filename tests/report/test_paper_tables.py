@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from made_finished import TEST, TRAIN, make_finished
 
+from gleanseg.cli.bench import Command
 from gleanseg.cli.main import main
 from gleanseg.config import Recipe
 from gleanseg.data.sources.mots import tasks
@@ -270,6 +271,30 @@ def test_the_command_prints_every_row(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "train/test cases" in told
     assert "242/61" in told
     assert told.count("not run") == 5
+
+
+def test_without_runs_the_table_is_the_papers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "left-atrium", "--labelled", "8", "--methods", "all"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "UA-MT (8 labelled) paper MC-Net line's re-run 87.79 78.39 8.68 2.12 ours not run" in told
+    assert "nothing was run in runs/left-atrium yet" in told
+    assert "not comparable" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    paper, honest = (Command(table="left-atrium", protocol=name) for name in ("paper", "honest"))
+    table = PaperTable.load("left-atrium")
+    assert (paper._measured(table), paper._seeds) == ("ssl3d", (0,))
+    assert (honest._measured(table), honest._seeds) == ("default", (0, 1, 2))
+    assert Command(table="left-atrium", protocol="ssl4mis", seeds=(5,))._measured(table) == "ssl4mis"
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "left-atrium", "--protocol", "honest"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "by protocol 'default', in millimetres: distances are not comparable with the paper's" in told
 
 
 @pytest.mark.slow

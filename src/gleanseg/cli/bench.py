@@ -19,20 +19,21 @@ class Command:
 
     A run is refused when it was trained or chosen on the test split, or when its split is not the published one.
 
-    Example: gleanseg bench mots --runs runs/mots
+    Example: gleanseg bench mots
 
-    Example: gleanseg bench left-atrium --runs runs/la --labelled 8 --methods supervised llm_segnet --train --seeds 0 1
+    Example: gleanseg bench left-atrium --labelled 8 --methods supervised llm_segnet --train --protocol honest
     """
 
     table: tyro.conf.Positional[str]
     """Table: mots; left-atrium, pancreas-ct, brats19; left-atrium-ablation, pancreas-ct-ablation; or a TOML file of
     your own."""
-    runs: Path
-    """Folder of run folders."""
-    protocol: str | None = None
-    """Protocol of our numbers. Default: the table's."""
+    runs: Path | None = None
+    """Folder of run folders. Default: runs/ and the name of the table's benchmark."""
+    protocol: str = "paper"
+    """paper: measured as the table is, one seed; honest: in mm, where missed and invented structures count, three
+    seeds; or the name or TOML file of any protocol."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for the JSON and CSV files. Default: --runs."""
+    """Folder for the JSON and CSV files. Default: that of the runs."""
     labelled: int | None = None
     """Show and train only rows with so many labelled cases. The files hold all rows."""
     methods: tuple[str, ...] = ("all",)
@@ -41,8 +42,8 @@ class Command:
     """First train, predict and evaluate the missing rows, one after the other; unfinished runs continue."""
     only: tuple[str, ...] = ()
     """Rows to train, by id. Default: all that are missing."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds to train of each row."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds to train of each row. Default: the protocol's."""
     recipes: Path | None = None
     """Folder of the table's recipes. Default: recipes/ and the name of the table's benchmark."""
     manifest: Path | None = None
@@ -59,16 +60,30 @@ class Command:
         from gleanseg.report.papers import PaperTable
 
         table = PaperTable.load(self.table)
-        rows = self._wanted(table)
+        rows, runs = self._wanted(table), self._runs(table)
         if self.train:
             self._train(table, rows)
-        elif not self.runs.is_dir():
-            raise UserError(f"{self.runs}: no such folder; name the folder of the run folders, or add --train")
-        found = compare_with_paper(table, self.runs, protocol=self.protocol)
+        elif self.runs is not None and not runs.is_dir():
+            raise UserError(f"{runs}: no such folder; name the folder of the run folders, or add --train")
+        found = compare_with_paper(table, runs, protocol=self._measured(table))
         show(found.only(labelled=self.labelled, methods=self._methods))
-        for path in found.save(self.out or self.runs):
-            console.print(f"saved: [bold]{path}[/bold]")
+        if self.out or runs.is_dir():
+            for path in found.save(self.out or runs):
+                console.print(f"saved: [bold]{path}[/bold]")
+        else:
+            console.print(f"[dim]nothing was run in {runs} yet; --train does, --runs names another folder[/dim]")
         return 1 if found.refused else 0
+
+    def _runs(self, table: "PaperTable") -> Path:
+        return self.runs or Path("runs") / table.benchmark
+
+    def _measured(self, table: "PaperTable") -> str:
+        """The protocol file that our numbers follow."""
+        return {"paper": table.protocol, "honest": "default"}.get(self.protocol, self.protocol)
+
+    @property
+    def _seeds(self) -> tuple[int, ...]:
+        return self.seeds or ((0, 1, 2) if self.protocol == "honest" else (0,))
 
     @property
     def _methods(self) -> tuple[str, ...]:
@@ -104,15 +119,16 @@ class Command:
         if not rows:
             names = ", ".join(dict.fromkeys(table.method(row) for row in table.row if row.recipe))
             raise UserError(f"--train: none of the chosen rows has a recipe (methods with one: {names})")
-        found = compare_with_paper(table, self.runs, protocol=self.protocol)
+        runs = self._runs(table)
+        found = compare_with_paper(table, runs, protocol=self._measured(table))
         there = {(row.id, run["seed"]) for row in found.rows for run in row.runs}
-        todo = [(rows[id], seed) for id in self.only or rows for seed in self.seeds if (id, seed) not in there]
+        todo = [(rows[id], seed) for id in self.only or rows for seed in self._seeds if (id, seed) not in there]
         prepared = [
             (row, seed, self._recipe(table, row, seed)) for row, seed in todo
         ]  # all mistakes before hours of work
         for row, seed, recipe in prepared:
             console.print(f"[bold]{row.name}[/bold], seed {seed}")
-            self._one(table, recipe, self.runs / f"{row.id}-seed{seed}")
+            self._one(table, recipe, runs / f"{row.id}-seed{seed}")
 
     def _recipe(self, table: "PaperTable", row: "PaperRow", seed: int) -> "Recipe":
         from gleanseg.config import Recipe
@@ -144,7 +160,7 @@ class Command:
         from gleanseg.report.finished import result_path
         from gleanseg.run.folder import Run
 
-        protocol = Protocol.load(self.protocol or table.protocol)
+        protocol = Protocol.load(self._measured(table))
         started = (out / "run.json").is_file()
         if not started or Run.open(out).info.get("status") != "finished":
             if not api.is_prepared(recipe):
@@ -156,4 +172,4 @@ class Command:
             with bar("predict") as progress:
                 api.predict(out, split="test", resume=True, progress=progress)
             with bar("evaluate") as progress:
-                api.evaluate(out, split="test", protocol=self.protocol or table.protocol, progress=progress)
+                api.evaluate(out, split="test", protocol=self._measured(table), progress=progress)

@@ -38,6 +38,11 @@ def show(found: "Comparison") -> None:
         " intervals: 95 %, over seeds, or over the cases of a single run",
         *found.table.notes,
     ]
+    if found.protocol.name != found.table.protocol:
+        unit = {"mm": "millimetres", "voxel": "voxels"}[found.protocol.unit]
+        lines.insert(
+            1, f"ours by protocol {found.protocol.name!r}, in {unit}: distances are not comparable with the paper's"
+        )
     for line in lines:
         console.print(f"[dim]{line}[/dim]")
     for line in found.unready:

@@ -24,7 +24,7 @@ _OTHERS = ("noise", "dropout", "drop")
 class CCT(Method):
     r"""One encoder e, a main decoder d, and decoders $d_k$ that see perturbed maps and imitate it on unknown ROIs.
 
-    $$L = \mathrm{Dice} + \mathrm{BCE}\,(d(e(x)), y) + \lambda(t)\,\tfrac13 \sum_{k=1}^3
+    $$L = \tfrac12 (\mathrm{Dice} + \mathrm{BCE})(d(e(x)), y) + \lambda(t)\,\tfrac13 \sum_{k=1}^3
     \| p(d_k(\pi_k(e(x)))) - p(d(e(x))) \|^2$$
 
     with $\pi$ noise on the activations, drop-out, and dropping of the most active places, on every level.
@@ -34,10 +34,11 @@ class CCT(Method):
         1. The paper perturbs the encoder's last map, for 30 decoders; a U-Net's skips would carry the rest around it,
            so that all levels are perturbed, for three decoders, as the code does that segmentation compares with
            (SSL4MIS, in two dimensions only).
-        2. Released code teaches all four decoders known ROIs and lets the main one follow the others, too:
-           ``teach_all`` and ``both_ways``.
+        2. Released code teaches all four decoders known ROIs, each a quarter of the supervision, and lets the main one
+           follow the others, too: ``teach_all`` and ``both_ways``.
         3. All decoders share the head; draws are a row's own, not the batch's.
         4. The ramp is a share of the run, not 200 times 150 steps.
+        5. Dice is linear and of ROIs alone; released, with squares in the denominator, and of background, too.
     """
 
     views = Views(names=("strong",), unlabelled=True)
@@ -55,7 +56,9 @@ class CCT(Method):
         drop: tuple[float, float] = (0.7, 0.9)
         """Places above this share of the largest mean activation are dropped; drawn between the two."""
         teach_all: bool = False
+        """Known ROIs teach every decoder, as released."""
         both_ways: bool = False
+        """The main decoder follows the others, too, as released."""
 
     def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
@@ -72,11 +75,13 @@ class CCT(Method):
         others = [head.features(m, decoder(m)[-1]) for m, decoder in zip(perturbed, self.decoders, strict=True)]
         lam = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp) / len(_OTHERS)
 
+        share = 0.5 / (1 + len(_OTHERS) if c.teach_all else 1)
+
         def terms(r: Chunk) -> dict[str, Term]:
             z, y, known = head.score(main, r), batch.y(r), batch.known[:, r]
             found: dict[str, Term] = {
-                "dice": pooled_dice(z, y, known, batch.valid),
-                "ce": partial_bce(z, y, known, batch.valid),
+                "dice": pooled_dice(z, y, known, batch.valid).scaled(share),
+                "ce": partial_bce(z, y, known, batch.valid).scaled(share),
             }
             for name, features in zip(_OTHERS, others, strict=True):
                 z_k = head.score(features, r)
@@ -84,8 +89,8 @@ class CCT(Method):
                 if c.both_ways:
                     found[f"follow_{name}"] = mse(z, z_k, ~known, batch.valid).scaled(lam)
                 if c.teach_all:
-                    found[f"dice_{name}"] = pooled_dice(z_k, y, known, batch.valid)
-                    found[f"ce_{name}"] = partial_bce(z_k, y, known, batch.valid)
+                    found[f"dice_{name}"] = pooled_dice(z_k, y, known, batch.valid).scaled(share)
+                    found[f"ce_{name}"] = partial_bce(z_k, y, known, batch.valid).scaled(share)
             return found
 
         return over_rois(terms, batch, carrying(batch, progress, unknown=True))

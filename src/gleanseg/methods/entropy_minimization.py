@@ -20,7 +20,7 @@ from gleanseg.types import Batch, Progress, Term, Views
 class EntropyMinimization(Method):
     r"""Known ROIs learn from labels; the prediction of unknown ones is pushed away from one half.
 
-    $$L = \mathrm{Dice} + \mathrm{BCE}\,(f_\theta(x), y) + \lambda(t)\,\frac{1}{\ln 2}\,H(p_\theta(x)),
+    $$L = \tfrac12 (\mathrm{Dice} + \mathrm{BCE})(f_\theta(x), y) + \lambda(t)\,\frac{1}{\ln 2}\,H(p_\theta(x)),
     \qquad H(p) = -p \ln p - (1 - p) \ln (1 - p)$$
 
     Paper: Vu et al., ADVENT, CVPR 2019, https://arxiv.org/abs/1811.12833
@@ -29,6 +29,7 @@ class EntropyMinimization(Method):
            takes all rows: ``everywhere = true``.
         2. One sigmoid per ROI: binary entropies over ln 2 in place of that of a soft-max over ln C; equal for one ROI.
         3. The ramp is a share of the run, not 200 times 150 steps.
+        4. Dice is linear and of ROIs alone; released, with squares in the denominator, and of background, too.
     """
 
     views = Views(names=("strong",), unlabelled=True)
@@ -58,8 +59,8 @@ class EntropyMinimization(Method):
             z, y, known = self.net.score(features, r), batch.y(r), batch.known[:, r]
             undecided = torch.ones_like(known) if self.config.everywhere else ~known
             return {
-                "dice": pooled_dice(z, y, known, batch.valid),
-                "ce": partial_bce(z, y, known, batch.valid),
+                "dice": pooled_dice(z, y, known, batch.valid).scaled(0.5),
+                "ce": partial_bce(z, y, known, batch.valid).scaled(0.5),
                 "entropy": entropy(z, undecided, batch.valid).scaled(lam),
             }
 
