@@ -1,7 +1,7 @@
 """What a step of each method costs against a supervised one: time, and memory at its peak.
 
     python benchmarks/method_cost.py          # 3D U-Net, 48x48x48, batch 4 of which 2 rows are labelled
-    python docs/make_method_table.py          # puts the times into docs/methods/README.md
+    python docs/make_method_table.py          # puts both into docs/methods/README.md
 
 Times are taken in one process, all methods in turn, so that a drifting machine hurts all alike; each round divides by
 its own supervised step. Memory is the peak of a fresh process per method, less that of the supervised one. Passes are

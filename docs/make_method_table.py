@@ -8,10 +8,11 @@ What a method keeps is read off an object of it, made without storage ("meta") o
 import inspect
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -41,6 +42,23 @@ of the recipe's `[method]` table; its page has equation, deviations from the pap
 *Networks* are those that learn. What is *kept besides* is in the checkpoint, too, but for frozen networks, which the
 run folder holds apart. Of what *predicts* the first is the default; `gleanseg predict --deploy` takes another.
 """
+COMMON = """\
+## Common to all
+
+What no page repeats:
+
+1. Heads start at a probability of about 0.02 for every ROI (`src/gleanseg/networks/head.py`), published networks
+   undecided. So in the first steps hard pseudo labels are background alone, where published ones are chance; limits of
+   doubt let every voxel through ([uamt](uamt.md)) and limits of ambiguity none ([ac_mt](ac_mt.md)); and entropy
+   minimisation begins close to its trivial answer, an image without ROIs. Distance heads and the evidential network of
+   [qdc_net](qdc_net.md) start undecided.
+2. Gradients are bounded (`optimizer.clip`), published ones are not; the recipes of the
+   [benchmarks of the literature](../how-to/semi-supervised-benchmarks.md) take the bound away.
+"""
+COSTS = """\
+The last two columns were measured with default options ({what}): the median time of a step, and by how many MiB the
+peak memory of a process on the processor is above that of `supervised`.
+"""
 FOOT = "This page is made from the methods by `python docs/make_method_table.py`.\n"
 
 
@@ -55,6 +73,7 @@ class Row(NamedTuple):
     besides: str
     predict: str
     cost: str
+    memory: str
     unlabelled: bool
 
 
@@ -64,18 +83,19 @@ def page() -> str:
     rows = sorted(map(row, own), key=lambda r: (r.year, r.name))
     alone = table([r for r in rows if not r.unlabelled])
     others = table([r for r in rows if r.unlabelled])
-    return "\n".join([HEAD, "## From labels alone\n", alone, "## From what nobody labelled, too\n", others, FOOT])
+    sections = ["## From labels alone\n", alone, "## From what nobody labelled, too\n", others, COMMON, FOOT]
+    return "\n".join([HEAD, *costs(), *sections])
 
 
 def table(rows: list[Row]) -> str:
-    """Rows of one section; the cost stands there where any was measured."""
+    """Rows of one section; costs stand there where any was measured."""
     heads = ["method", "year", "paper", "idea", "networks", "kept besides", "predicts"]
-    costs = any(r.cost for r in rows)
-    lines = [heads + ["step, times a supervised one"] * costs]
+    told = any(r.cost for r in rows)
+    lines = [heads + ["step, times a supervised one", "extra memory, MiB"] * told]
     lines.append(["---"] * len(lines[0]))
     for r in rows:
         cells = [f"[{r.name}]({r.name}.md)", str(r.year), r.paper, r.idea, r.networks, r.besides, r.predict]
-        lines.append(cells + [r.cost] * costs)
+        lines.append(cells + [r.cost, r.memory] * told)
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -85,9 +105,8 @@ def row(name: str) -> Row:
     method = made(name)
     year, paper = cited(cls)
     learning, besides = kept(method)
-    return Row(
-        name, year, paper, idea(cls), learning, besides, ", ".join(cls.deploys), cost(name), cls.views.unlabelled
-    )
+    predict, unlabelled = ", ".join(cls.deploys), cls.views.unlabelled
+    return Row(name, year, paper, idea(cls), learning, besides, predict, *cost(name), unlabelled)
 
 
 def resolved(name: str) -> type[Method]:
@@ -153,16 +172,22 @@ def spelled(name: str, child: nn.Module) -> str:
     return f"{name} ({len(child)})" if isinstance(child, nn.ModuleList) else name
 
 
-def cost(name: str) -> str:
-    """How many times as long as a supervised one a step takes, where that was measured."""
-    return dict(measured()).get(name, "")
+def cost(name: str) -> tuple[str, str]:
+    """A step's time and memory against a supervised one's, where that was measured."""
+    found = measured().get("methods", {}).get(name)
+    return (f"{found['relative']['median']:.2f}", str(found["extra_mib"])) if found else ("", "")
 
 
-def measured() -> Iterator[tuple[str, str]]:
-    """Methods whose cost was measured."""
-    if COST.exists():
-        for name, found in json.loads(COST.read_text())["methods"].items():
-            yield name, f"{found['relative']['median']:.2f}"
+def costs() -> Iterator[str]:
+    """What the columns of costs are."""
+    if found := measured():
+        yield "\n".join(textwrap.wrap(COSTS.format(what=found["what"]), 120)) + "\n"
+
+
+def measured() -> dict[str, Any]:
+    """What was measured of the methods."""
+    found: dict[str, Any] = json.loads(COST.read_text()) if COST.exists() else {}
+    return found
 
 
 if __name__ == "__main__":

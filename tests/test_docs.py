@@ -92,10 +92,15 @@ def test_what_does_not_fit_a_figure_is_refused(change: tuple[str, str], wrong: s
 def test_the_table_of_methods_takes_measured_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = loaded("make_method_table")
     monkeypatch.setattr(make, "COST", tmp_path / "method_cost.json")
-    assert "times a supervised one" not in make.page()
-    make.COST.write_text(json.dumps({"methods": {"cps": {"relative": {"median": 2.0345}}}}))
-    with_costs = [line for line in make.page().splitlines() if line.startswith("| [")]
-    assert [line for line in with_costs if line.endswith(" | 2.03 |")] == [
+    without = make.page()
+    assert "times a supervised one" not in without
+    assert "measured" not in without
+    costs = {"relative": {"median": 2.0345}, "extra_mib": 612}
+    make.COST.write_text(json.dumps({"what": "a small network", "methods": {"cps": costs}}))
+    page = make.page()
+    assert "(a small network)" in page
+    with_costs = [line for line in page.splitlines() if line.startswith("| [")]
+    assert [line for line in with_costs if line.endswith(" | 2.03 | 612 |")] == [
         line for line in with_costs if "[cps]" in line
     ]
     assert make.row("cps")[4:7] == ("2: a, b", "-", "a, b, ensemble")

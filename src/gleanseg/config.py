@@ -161,8 +161,8 @@ class OptimizerConfig(Section):
     """Schedule ``step``: steps between two divisions of the rate by 10."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises from 0."""
-    clip: Annotated[float, Field(gt=0)] | None = 12.0
-    """Bound of the gradient's norm."""
+    clip: Annotated[float, Field(ge=0)] = 12.0
+    """Bound of the gradient's norm; 0: none."""
 
 
 class TrainConfig(Section):

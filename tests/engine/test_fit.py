@@ -149,6 +149,18 @@ def test_accumulated_micro_batches_train(recipe: Recipe, tmp_path: Path) -> None
     assert load(run.checkpoint("last"))[1]["consumed"] == 8
 
 
+def test_a_bound_of_0_leaves_gradients_alone(recipe: Recipe, tmp_path: Path) -> None:
+    path = recipe.manifest.with_name("recipe.toml")
+    runs = {
+        bound: fit(Recipe.load(path, overrides=[f"optimizer.clip={bound}", "train.steps=2"]), out=tmp_path / bound)
+        for bound in ("0", "1e9", "1e-9")
+    }
+    assert runs["0"].recipe.optimizer.clip == 0  # of the recipe in its folder
+    assert_same_weights(runs["0"], runs["1e9"])
+    with pytest.raises(AssertionError):
+        assert_same_weights(runs["0"], runs["1e-9"])
+
+
 def test_mistakes_are_named(recipe: Recipe, straight: Run, tmp_path: Path) -> None:
     path = recipe.manifest.with_name("recipe.toml")
     with pytest.raises(UserError, match="the run folder exists; continue it with --resume"):

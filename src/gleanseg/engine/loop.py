@@ -116,7 +116,7 @@ class Trainer:
         optimizer, clip = self.optimizers[player], self.configs[player].clip
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if clip is not None:
+        if clip > 0:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
         optimizer.step()

@@ -39,11 +39,12 @@ class CPCL(Method):
     Deviations:
         1. Row j of the unlabelled stream is paired with labelled row j, from the first again where there are fewer; a
            labelled row learns the ROIs that it does not know from the next one.
-        2. Prototypes and similarities are made on the features' own grid.
+        2. Prototypes and similarities are made on the features' own grid; drop-out of a bottleneck comes before them.
         3. The teacher is in evaluation mode and copies the student's normalisation statistics.
         4. Released code cuts the gradient of both cyclic terms and lets the student follow the teacher's logits under
            noise, which the paper discards: ``released = true`` only watches the former and trains by the latter.
-        5. Dice is that of the ROI, without background's.
+        5. Dice is that of the ROI, without background's; the ramp is a share of the run, not 40 times 150 steps.
+        6. The way back takes the logarithm of one soft-max, not of a second one; confidences get no gradient.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)

@@ -13,17 +13,18 @@ from gleanseg.types import Batch, Progress, Term, Views
 
 @final
 class Marginal(Method):
-    r"""Soft-max over background and the ROIs of one exclusive group; a sigmoid for each ROI that lies inside them.
+    r"""Soft-max over background and ROIs that exclude each other; a sigmoid for each inner ROI, which shares voxels.
 
-    $$L = -\log \sum_{c \in S} p_c + \mathrm{Dice}_{known} - w_e \log \Big(1 - \sum_{u\,unknown} p_u\Big)_{y}$$
+    $$L = -\log \sum_{c \in S} p_c + w_d\,\mathrm{Dice}_{known} - w_e \log \Big(1 - \sum_{u\,unknown} p_u\Big)_{y}
+    + \big[ w_d\,\mathrm{Dice} + \mathrm{BCE} \big]_{inner}$$
 
     S is a voxel's annotated ROI, or elsewhere background together with all ROIs that nobody annotated in that case. The
     exclusion term says that where a known ROI is annotated none of the unknown ones can be.
 
     Paper: Shi et al., Medical Image Analysis 2021, https://arxiv.org/abs/2007.03868
     Deviations:
-        1. ROIs that share voxels with another (a tumor and its organ) keep their own sigmoid with Dice and
-           cross-entropy on known pairs, as one soft-max cannot hold both.
+        1. One soft-max cannot hold two ROIs of one voxel: an ROI that lies in another of the run's (a tumor in its
+           organ) is inner; the organ is not, unless it may share voxels with a further ROI that lies in none.
         2. The exclusion term is a cross-entropy, not a Dice, which also falls when the unknown ROI grows elsewhere.
         3. A voxel belongs to an ROI where its logit is above background's, 0; among exclusive ROIs the largest wins.
     """

@@ -38,12 +38,12 @@ class SSNet(Method):
 
     Paper: Wu et al., MICCAI 2022, https://doi.org/10.1007/978-3-031-16443-9_4
     Deviations:
-        1. Classes are the inside and the outside of each ROI; weights are normalised in each (case, class) pair.
-        2. The memory is that of the step before, of all ranks; a class of which it finds nothing keeps what it had.
+        1. Unknown ROIs of labelled rows are unlabelled; classes are an ROI's inside and outside; weights sum for each.
+        2. The memory is that of the step before, of all ranks, in checkpoints; a class that it lacks keeps what it had.
         3. Contrast at drawn voxels; layer norm in the new heads; classes share the hidden layers of a and of b.
-        4. Sizes of the perturbation are per voxel, 0.01 for the published 10. The released Dice D is ``disagreement``.
+        4. Perturbations are sized per voxel, 0.01 for the published 10; D is released Dice, against the training pass.
         5. ``released = true``: the *least* telling rows, unweighted; none of the outside, which still halves the sum.
-        6. Published without the cross-entropy: ``ce = 0``. Dice is silent about patches known not to hold an ROI.
+        6. Published: ``ce = 0``, which is silent about absent ROIs. The ramp is a share of the run, not 40 x 150 steps.
     """
 
     views = Views(names=("strong",), unlabelled=True)

@@ -115,7 +115,7 @@ def frozen(critic: Critic) -> Critic:
 
 def critic_optimizer(lr: float) -> OptimizerConfig:
     """Adam at a constant rate, without weight decay and bound, as published adversaries learn."""
-    return OptimizerConfig(name="adamw", lr=lr, weight_decay=0.0, schedule="constant", clip=None)
+    return OptimizerConfig(name="adamw", lr=lr, weight_decay=0.0, schedule="constant", clip=0)
 
 
 def _halving(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv3d:
