@@ -57,6 +57,7 @@ method = {name = "bcp"}
 """
 _MORE = {
     "action": "queue = 64\nwidth = 8",
+    "action_pretraining": "bank = 4\nwidth = 8\nwindows = [2, 2, 2]",
     "bcp": _STAGES,
     "dan": "critic_width = 4",
     "latent_class": '[presence]\nrun = "presence"',

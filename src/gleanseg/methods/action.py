@@ -38,9 +38,13 @@ class Action(Method):
 
     Paper: You et al., MICCAI 2023, https://arxiv.org/abs/2304.02689
     Deviations (``docs/methods/action.md`` says more):
-        1. The second stage alone; pre-training is left to ``[[stage]]``. The weight of pseudo labels rises.
-        2. Classes are the ROIs and what lies in none; contrast of drawn voxels, whose features come from a perceptron.
-        3. A class's queries share their negatives; centres are the simplex that descent would find.
+        1. This is the second stage; the first one is ``action_pretraining``, by ``[[stage]]``.
+        2. Contrast is of drawn voxels, whose features come from a perceptron. Classes: the ROIs, what lies in none.
+        3. A class's queries share their negatives and are drawn once each; classes of one voxel do not part it.
+        4. All unlabelled rows of a rank mix; the teacher sees the weak view in evaluation mode, the student the strong.
+        5. The weight of pseudo labels rises.
+        6. Centres are the simplex that descent would find; centroids follow the teacher; the queue starts empty.
+        7. Dice is that of ROIs alone; pseudo labels are averaged over all voxels.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)
@@ -68,20 +72,19 @@ class Action(Method):
 
     def __init__(self, build: Blueprint, config: Config) -> None:
         super().__init__(build, config)
-        net = self.student = build()
-        self.teacher = ema_copy(net)
+        net, self.config = build(), config
+        self.student, self.teacher = net, ema_copy(net)
         self.anatomy = Anatomy(sum(net.decoder_channels), net.num_rois, width=config.width, queue=config.queue)
-        self.config = config
 
     def forward(self, batch: Batch, progress: Progress, player: str = "main") -> dict[str, Term]:
         """Supervision and pseudo labels of mixed rows, contrast of their voxels."""
-        c = self.config
+        c, t = self.config, progress.fraction
+        lam, tau = c.lam * sigmoid_ramp(t, length=c.ramp), c.low + (c.high - c.low) * cosine_wave(t, 1 / c.waves)
         with torch.no_grad():
             _, up_T, features_T = levels(self.teacher.eval(), batch.x["weak"])
             mix = draw_class_mix(batch, lambda r: self.teacher.score(features_T, slice(r, r + 1))[:, 0] > 0)
         mixed = mix.batch(batch)
         _, up, features = levels(self.student, mixed.x["strong"])
-        lam = c.lam * sigmoid_ramp(progress.fraction, length=c.ramp)
 
         def terms(r: Chunk) -> dict[str, Term]:
             z, y, known, valid = self.student.score(features, r), mixed.y(r), mixed.known[:, r], mixed.valid
@@ -103,12 +106,14 @@ class Action(Method):
         likely = member & (p_T >= c.weak)
         asking = likely & (p < c.sure)
         labelled = member & mix.whole_B[:, None, None] & torch.cat([known, known.all(1, keepdim=True)], 1)
-        tau = c.low + (c.high - c.low) * cosine_wave(progress.fraction, 1 / c.waves)
         f, f_T = self.anatomy.of_student(up, at), self.anatomy.of_teacher(up_T, at)
         regional = self.anatomy.regional(f, member, likely, asking, batch.key, c.queries, c.negatives, temperature=tau)
         anatomical, rows = self.anatomy.centred(f, f_T, labelled, batch.key, c.queries)
-        contrast = {"regional": regional.scaled(c.beta), "anatomical": anatomical.scaled(c.beta)}
-        return found | contrast | {"queue": Memo(rows)}
+        return found | {
+            "regional": regional.scaled(c.beta),
+            "anatomical": anatomical.scaled(c.beta),
+            "queue": Memo(rows),
+        }
 
     def remember(self, memos: Mapping[str, Tensor]) -> None:
         """Queue the teacher's features of known voxels."""

@@ -42,8 +42,9 @@ class ActionPretraining(Method):
         3. The teacher is in evaluation mode and moves after the step, by the same momentum.
         4. The student sees the strong view; released: jitter and blur, each of every second patch.
         5. The latent map is the decoder's after its convolutions; released: before them, after the skip.
-        6. Windows are counted, not measured, and cover the patch; one logit per ROI enters their head.
-        7. The temperature follows steps, not epochs; Dice is that of ROIs alone. What is padding takes no part.
+        6. Windows are counted, not measured, and cover the patch; one logit per ROI enters a head of two channels.
+        7. Temperatures follow steps, not epochs; the teacher's lowest is that of the released command, not the script.
+        8. Dice is that of ROIs alone; windows and patches without a valid voxel take no part.
     """
 
     views = Views(names=("weak", "strong"), unlabelled=True)
