@@ -32,15 +32,14 @@ class Action(Method):
     + \beta\,(L_{reco} + L_{aac})$$
     $$\tau(t) = \tau_0 + (\tau_1 - \tau_0)\,\tfrac12 (1 + \cos 2 \pi n t)$$
 
-    $\rho$: share of sure voxels. $L_{reco}$: InfoNCE at $\tau(t)$ of unsure voxels, their class's mean feature and
-    voxels of other classes, rather of similar ones. $L_{aac}$: contrast with the teacher's feature, a queue of its
-    features, and class centres spread uniformly, to which the classes are matched.
+    $\rho$: share of sure voxels. $L_{reco}$: InfoNCE of unsure voxels, their class's mean, voxels of similar classes.
+    $L_{aac}$: contrast with the teacher's feature, a queue of such features, and spread centres, matched to classes.
 
     Paper: You et al., MICCAI 2023, https://arxiv.org/abs/2304.02689
     Deviations (``docs/methods/action.md`` says more):
         1. This is the second stage; the first one is ``action_pretraining``, by ``[[stage]]``.
         2. Contrast is of drawn voxels, whose features come from a perceptron. Classes: the ROIs, what lies in none.
-        3. A class's queries share their negatives and are drawn once each; classes of one voxel do not part it.
+        3. A class's queries share their negatives and are drawn once each; a voxel is no negative of its own classes.
         4. All unlabelled rows of a rank mix; the teacher sees the weak view in evaluation mode, the student the strong.
         5. The weight of pseudo labels rises.
         6. Centres are the simplex that descent would find; centroids follow the teacher; the queue starts empty.
@@ -107,13 +106,9 @@ class Action(Method):
         asking = likely & (p < c.sure)
         labelled = member & mix.whole_B[:, None, None] & torch.cat([known, known.all(1, keepdim=True)], 1)
         f, f_T = self.anatomy.of_student(up, at), self.anatomy.of_teacher(up_T, at)
-        regional = self.anatomy.regional(f, member, likely, asking, batch.key, c.queries, c.negatives, temperature=tau)
-        anatomical, rows = self.anatomy.centred(f, f_T, labelled, batch.key, c.queries)
-        return found | {
-            "regional": regional.scaled(c.beta),
-            "anatomical": anatomical.scaled(c.beta),
-            "queue": Memo(rows),
-        }
+        reco = self.anatomy.regional(f, member, likely, asking, batch.key, c.queries, c.negatives, temperature=tau)
+        aac, rows = self.anatomy.centred(f, f_T, labelled, batch.key, c.queries)
+        return found | {"regional": reco.scaled(c.beta), "anatomical": aac.scaled(c.beta), "queue": Memo(rows)}
 
     def remember(self, memos: Mapping[str, Tensor]) -> None:
         """Queue the teacher's features of known voxels."""
