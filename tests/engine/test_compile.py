@@ -17,8 +17,8 @@ from gleanseg.methods.mean_teacher import MeanTeacher
 from gleanseg.predict.predictor import Predictor
 from gleanseg.types import Progress
 from support.batches import make_batch
+from support.cases import default_case
 from support.data import prepared
-from support.ranks import make_method
 
 ONE_GRAPH = """
 import torch
@@ -40,7 +40,7 @@ def broken(function: object) -> object:
 
 def test_what_cannot_be_compiled_runs_eagerly_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.torch, "compile", broken)
-    eager, compiled = make_method(MeanTeacher), make_method(MeanTeacher)
+    eager, compiled = default_case(MeanTeacher).make(), default_case(MeanTeacher).make()
     notes: list[str] = []
     compile_networks(compiled, note=notes.append)
     batch, progress = make_batch(), Progress(3, 10)
