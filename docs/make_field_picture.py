@@ -78,7 +78,8 @@ def draw(found: list[Point], path: Path) -> None:
     axes = figure.add_subplot()
     low, high = min(p.dice[1] for p in found), max(p.dice[2] for p in found)
     most = max(p.cost for p in found)
-    axes.set(xscale="log", xlim=(0.85, most * 3.2), ylim=(low, high))
+    margin = (high - low) / 60
+    axes.set(xscale="log", xlim=(0.85, most * 3.2), ylim=(low - margin, high + margin))
     gap = (high - low) / 34
     for point, place in zip(found, spread([p.dice[0] for p in found], gap), strict=True):
         color, (at, lower, upper) = COLORS[point.verdict], point.dice

@@ -37,7 +37,7 @@ HEAD = """\
 
 A method is a learning algorithm: its networks, and the loss of one step. Its name is that of its file, and the `name`
 of the recipe's `[method]` table; its page has equation, deviations from the paper, options and results.
-[Add your own](../how-to/add-a-method.md).
+[Add your own](../how-to/add-a-method.md). How they fare [under one budget](../field.md).
 
 *Networks* are those that learn. What is *kept besides* is in the checkpoint, too, but for frozen networks, which the
 run folder holds apart. Of what *predicts* the first is the default; `gleanseg predict --deploy` takes another.

@@ -46,6 +46,11 @@ EXPERIMENTS = {
         of two rows forward and backward, counted in multiplications, so that a method that computes twice as much in a
         step takes half as many. With 23 comparisons one verdict is wrong by chance, on average.""",
     ),
+    "field-left-atrium": (
+        "The best of the field on the left atrium with 8 labelled cases",
+        """The split of the left atrium above, budgets as on the hippocampus.
+        [What to make of it](field.md).""",
+    ),
     "hippocampus-halves": (
         "Hippocampus at two sites that each draw one part",
         """The same split; half of the training cases annotate only the anterior part, half only the posterior. Both are

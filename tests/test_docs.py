@@ -36,7 +36,7 @@ def loaded(script: str) -> ModuleType:
     return make
 
 
-@pytest.mark.parametrize("script", ["make_recipe_reference", "make_performance", "make_method_table"])
+@pytest.mark.parametrize("script", ["make_recipe_reference", "make_performance", "make_method_table", "make_field"])
 def test_made_pages_are_up_to_date(script: str) -> None:
     make = loaded(script)
     assert make.PAGE.read_text() == make.page(), f"run: python docs/{script}.py"

@@ -19,6 +19,7 @@ WAYS: dict[str, dict[str, object]] = {
     "ac_mt[label-error]": {"ambiguity": "label-error"},
     "ac_mt[prototype]": {"ambiguity": "prototype", "passes": 2},
     "ac_mt[uncertainty]": {"ambiguity": "uncertainty", "passes": 2},
+    "action_pretraining[latent_alone]": {"latent_alone": True},
     "action[drawn]": {"voxels": 512, "queries": 16, "negatives": 16},
     "bcp[own]": {"buffers": "own"},
     "bcp[pretraining]": {"pretraining": True},
@@ -28,7 +29,7 @@ WAYS: dict[str, dict[str, object]] = {
     "cct[teach_all]": {"teach_all": True},
     "cpcl[bottleneck]": {"level": "bottleneck"},
     "cpcl[released]": {"released": True},
-    "cps[everywhere]": {"everywhere": True},
+    "cps[unknown]": {"everywhere": False},
     "dmd[unknown]": {"everywhere": False},
     "entropy_minimization[everywhere]": {"everywhere": True},
     "latent_class[own]": {"buffers": "own", "negative_target": "zeros", "reduction": "pair"},
@@ -51,6 +52,8 @@ SPREAD = {"ac_mt[prototype]", "ac_mt[uncertainty]", "caussl[first]", "latent_cla
 """Ways that count or draw otherwise than by default: these run on two ranks, too."""
 FINDING = {"qdc_net", "ac_mt[label-error]", "ac_mt[prototype]"}
 """Cases of which a term is 0 until something is found; fresh heads find nothing."""
+UNTAUGHT = {"action_pretraining[latent_alone]"}
+"""Ways that learn from images alone."""
 SMALL = {"critic_width": 4}
 """In place of defaults that take many steps' time."""
 
