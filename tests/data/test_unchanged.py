@@ -26,7 +26,7 @@ CONFIG = PrepareConfig(spacing=(1.0, 1.0, 1.0), window=(-100, 200), crop="none")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A prepared manifest of three cases: a, b%c, and d without labels."""
-    cases = [ct_case(tmp_path, name, seed=i, labelled=i < 2) for i, name in enumerate("abd")]
+    cases = [ct_case(tmp_path, name, seed=i, labelled=i < 2) for i, name in enumerate(("a", "b", "d"))]
     cases[1]["id"] = "b%c"
     for case in cases:
         case["images"] = [Path(case["images"][0]).name]

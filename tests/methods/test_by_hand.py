@@ -210,6 +210,7 @@ def test_mlrpl_labels_count_where_the_other_is_surer_and_as_much_as_they_are_rel
 @pytest.mark.parametrize("released", [False, True])
 def test_ss_net_pulls_features_towards_the_memory_of_their_class(released: bool) -> None:
     method, batch = made(SSNet, size=3, width=4, released=released), make_batch()
+    batch.x["strong"][:, :, :2] = 5.0  # padding, from which nothing may come
     nn.init.zeros_(method.net.head.classifier.bias)  # type: ignore[union-attr, arg-type]  # so that something is drawn
     with torch.no_grad():
         method.memory.copy_(torch.tensor(random(2 * NUM_ROIS, 3, 4, seed=9)))
@@ -239,5 +240,5 @@ def test_ss_net_pulls_features_towards_the_memory_of_their_class(released: bool)
     found = values(method, batch)
     assert len(apart[True]) > 2
     assert len(apart[False]) > 2
-    assert found["contrast_known"] == pytest.approx(np.mean(apart[True]), rel=1e-4)
-    assert found["contrast_unknown"] == pytest.approx(np.mean(apart[False]), rel=1e-4)
+    assert found["contrast_known"] == pytest.approx(np.mean(apart[True]), rel=1e-5)
+    assert found["contrast_unknown"] == pytest.approx(np.mean(apart[False]), rel=1e-5)

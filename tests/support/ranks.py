@@ -30,16 +30,22 @@ def spread_cases() -> tuple[Case, ...]:
     return tuple(case for case in defaults_and(SPREAD) if not case.cls.batchwise)
 
 
+def two_steps(case: Case, fabric: Fabric) -> Method:
+    """A method after two steps from the middle of training, where what learns from unlabelled data has its weight."""
+    trainer = make_trainer(case, fabric, optimizer="sgd")
+    trainer.done = TOTAL // 2
+    for seed in range(2):
+        trainer.train_step([rows_of_rank(make_batch(seed=seed), fabric.global_rank, fabric.world_size)], [], 0.0)
+    return trainer.method
+
+
 def two_rank_steps(fabric: Fabric, folder: str) -> None:
     """In each of two processes: two steps of every method that is not batchwise; the first saves the weights."""
     torch.set_num_threads(1)
     for case in spread_cases():
-        trainer = make_trainer(case, fabric, optimizer="sgd")
-        for seed in range(2):
-            batch = rows_of_rank(make_batch(seed=seed), fabric.global_rank, fabric.world_size)
-            trainer.train_step([batch], [], 0.0)
+        method = two_steps(case, fabric)
         if fabric.is_global_zero:
-            state = {k: v.contiguous() for k, v in trainer.method.state_dict().items()}
+            state = {k: v.contiguous() for k, v in method.state_dict().items()}
             save_file(state, f"{folder}/{case}.safetensors")
 
 
