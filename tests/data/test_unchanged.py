@@ -108,6 +108,15 @@ def test_a_store_of_an_earlier_version_becomes_one(folder: Path) -> None:
     assert json.loads(head.read_text()) == told
 
 
+def test_the_same_manifest_in_another_file_is_known_from_then_on(folder: Path) -> None:
+    index = (folder / "m.store" / "index.npz").stat().st_mtime_ns
+    (folder / "m.json").write_text(json.dumps(json.loads((folder / "m.json").read_text())))
+    assert not unchanged(folder)
+    prepare(folder)
+    assert unchanged(folder)
+    assert (folder / "m.store" / "index.npz").stat().st_mtime_ns == index
+
+
 def test_voxels_beside_a_header_and_slices_in_a_folder_count(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     for file in ("a.mhd", "a.raw", "series/1.dcm", "series/2.dcm", "i.h5"):
@@ -138,6 +147,20 @@ def test_training_parses_the_manifest_only_when_its_file_is_another(
     recipe.manifest.write_text(json.dumps(told | {"name": "renamed"}))
     with pytest.raises(UserError, match="made from another version of"):
         set_up(recipe)
+
+
+def test_own_rois_of_a_store_of_an_earlier_version_are_the_manifests(tmp_path: Path) -> None:
+    recipe = prepared(tmp_path)
+    told = json.loads(recipe.manifest.read_text())
+    recipe.manifest.write_text(json.dumps(told | {"own_rois": {"growth": {"name": "growth", "part_of": "liver"}}}))
+    api.prepare(recipe)
+    head = recipe.store_path / "store.json"
+    told = json.loads(head.read_text())
+    assert set_up(recipe).own_rois == told["own_rois"] != {}
+    head.write_text(json.dumps({key: value for key, value in told.items() if key not in ("manifest_file", "own_rois")}))
+    setup = set_up(recipe)
+    assert setup.own_rois == told["own_rois"]
+    assert setup.ontology["growth"].name == "growth"
 
 
 def test_own_rois_come_with_the_store(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,24 +148,24 @@ def _head(
     others = [path.name for path in out.iterdir() if path.name not in ("cases", LOCK_FILE)]
     if found is None and any(not name.endswith(".part") for name in others):
         raise UserError(f"{out}: holds other files and is not a store; choose a new or empty folder with --out")
+    told: dict[str, Any] = {
+        "manifest_digest": manifest.digest(),
+        "manifest_file": manifest_file,
+        "own_rois": manifest.own_rois,
+    }
     if found is not None and found.request == request:
-        if found.manifest_file == manifest_file or has_index(out):
-            return found
-        plan = found.plan  # the same manifest in another file, and the index is to be written anyway
-    else:
-        plan = settle(manifest, config, num_workers=num_workers, progress=progress)
+        head = replace(found, **told)
+        if head != found:  # the same manifest, written in another way
+            with suppress(OSError):  # a store that may only be read is as good, and looked at anew each time
+                write_head(out, head)
+        return head
+    plan = settle(manifest, config, num_workers=num_workers, progress=progress)
     if found is not None and found.plan != plan:
         raise UserError(
             f"{out}: a store made by another recipe or other training cases ({found.plan.difference(plan)}); "
             "choose another --out, or delete it to prepare again"
         )
-    head = Head(
-        plan=plan,
-        request=request,
-        manifest_digest=manifest.digest(),
-        manifest_file=manifest_file,
-        own_rois=manifest.own_rois,
-    )
+    head = Head(plan=plan, request=request, **told)
     (out / "cases").mkdir(parents=True, exist_ok=True)
     (out / "index.npz").unlink(missing_ok=True)
     write_head(out, head)

@@ -35,7 +35,7 @@ def create_run(setup: Setup, out: Path, *, resume: bool) -> None:
         "environment": environment(),
         "rois": list(selection.rois),
         "channels": [channel.model_dump() for channel in store.plan.channels],
-        "own_rois": dict(store.own_rois),
+        "own_rois": setup.own_rois,
         "manifest": str(recipe.manifest),
         "manifest_digest": store.manifest_digest,
         "store": str(recipe.store_path),

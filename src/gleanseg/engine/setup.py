@@ -1,7 +1,7 @@
 """From a recipe and a store to everything that a run needs, fixed before the first step."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class Setup(NamedTuple):
         recipe: with nothing left automatic.
         store: prepared volumes.
         selection: what of it the run may see.
+        own_rois: definitions of ROIs that the built-in ontology lacks.
         ontology: built-in and own ROIs.
         mirror_ZYX: axes that are flipped in training.
         notes: what the user should know.
@@ -38,6 +39,7 @@ class Setup(NamedTuple):
     recipe: Recipe
     store: Store
     selection: Selection
+    own_rois: dict[str, dict[str, Any]]
     ontology: Ontology
     mirror_ZYX: tuple[bool, bool, bool]
     notes: tuple[str, ...]
@@ -50,9 +52,9 @@ def set_up(recipe: Recipe) -> Setup:
         UserError: no store, a store of another manifest, or a recipe that does not fit the data.
     """
     store = Store.open(recipe.store_path)
-    _check_manifest(recipe, store)
+    own_rois = _own_rois(recipe, store)
     selection = select(store, recipe.data)
-    ontology = builtin().extended(store.own_rois)
+    ontology = builtin().extended(own_rois)
     _check_presence(recipe)
     row = {id: i for i, id in enumerate(store.ids)}
     shapes = store.shapes_ZYX[[row[case.id] for case in selection.train]]
@@ -72,19 +74,28 @@ def set_up(recipe: Recipe) -> Setup:
     if (shapes <= patch).all() and (shapes < patch).any(1).all():
         largest = _xyz(shapes.max(0).tolist())
         notes.append(f"the patch is larger than every volume (largest {largest}); volumes are padded")
-    return Setup(recipe, store, selection, ontology, mirror_axes(recipe, selection, ontology), tuple(notes))
+    mirror_ZYX = mirror_axes(recipe, selection, ontology)
+    return Setup(recipe, store, selection, own_rois, ontology, mirror_ZYX, tuple(notes))
 
 
-def _check_manifest(recipe: Recipe, store: Store) -> None:
-    """Refuse a store of another manifest; the manifest is parsed only when its file is not the one that was stored."""
+def _own_rois(recipe: Recipe, store: Store) -> dict[str, dict[str, Any]]:
+    """Those of the recipe's manifest, which is parsed only when its file is not the one that was stored.
+
+    Raises:
+        UserError: the store is of another manifest.
+    """
     try:
         same = store.manifest_file == file_digest(recipe.manifest)
     except OSError:
         same = False  # loading says what is wrong
-    if not same and store.manifest_digest != Manifest.load(recipe.manifest).digest():
+    if same:
+        return dict(store.own_rois)
+    manifest = Manifest.load(recipe.manifest)
+    if store.manifest_digest != manifest.digest():
         raise UserError(
             f"{recipe.store_path}: made from another version of {recipe.manifest}; run `gleanseg prepare` again"
         )
+    return manifest.own_rois
 
 
 def _patch(recipe: Recipe, store: Store, shapes_N3: NDArray[np.int64]) -> tuple[Size, Size]:

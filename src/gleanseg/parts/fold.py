@@ -65,9 +65,10 @@ def carrying(batch: Batch, progress: Progress, *, unknown: bool, rois_per_step: 
 
     Args:
         batch: the rows of this rank.
-        progress: seeds the draw, so that all ranks draw alike.
+        progress: seeds the order of the draw, the same on all ranks.
         unknown: whether unknown pairs carry a loss, too.
-        rois_per_step: of the ROIs that no row knows, at most so many, drawn afresh each step; 0: all.
+        rois_per_step: of the ROIs that no row of this rank knows, at most so many, drawn afresh each step; 0: all.
+            Ranks whose rows know other ROIs may draw others, so that two ranks equal one process only with 0.
     """
     known_R = batch.known.any(0)
     if not unknown:
