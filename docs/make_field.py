@@ -39,7 +39,8 @@ TITLES = {
     "field-left-atrium": "Left atrium at 1.25 mm, 8 labelled cases of 56",
 }
 ABOUT = {
-    "field-hippocampus": "All methods; DoDNet is left out, as labelled cases know both parts.",
+    "field-hippocampus": """\
+All methods; DoDNet is left out, as labelled cases know both parts, and ACTION++ is its second stage alone.""",
     "field-left-atrium": """\
 The five methods that were best on the hippocampus' development cases and can learn a single ROI, with the yardstick,
 mean teacher and LLM-SegNet. Steps as above.""",
