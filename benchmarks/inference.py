@@ -11,7 +11,9 @@ bands of equal size as there are ROIs: random weights score all classes alike, a
 
     gleanseg         as `gleanseg predict` does it: OpenVINO where it is installed
     gleanseg, eager  without OpenVINO
-    gleanseg, gated  with a presence network that leaves each window one ROI in eight; its labels are others by design
+    gleanseg, gated  with a presence network (ResNet-18) that leaves each window one ROI in eight; its labels are others
+                     by design
+    gleanseg, gated by a narrow network   of width 16 in place of 64
     monai, nnunet    Gaussian blending with nnU-Net's width, fp32, no flips
 """
 
@@ -23,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gleanseg.networks.network import Network
+    from gleanseg.parts.presence import RoiAware
 
-OURS, GATED = "gleanseg", "gleanseg, gated"
-SIDES = (OURS, "gleanseg, eager", GATED, "monai", "nnunet")
+OURS, EAGER = "gleanseg", "gleanseg, eager"
+GATES = {"gleanseg, gated": 64, "gleanseg, gated by a narrow network": 16}
+"""Width of the presence network."""
+SIDES = (OURS, EAGER, *GATES, "monai", "nnunet")
 OVERLAP = 0.5
 KEPT = 1 / 8
 """Share of ROIs that the gate leaves a window."""
@@ -127,7 +131,7 @@ def row(name: str, rois: int, runs: list[dict[str, Any]], folder: Path) -> dict[
         "median_s": statistics.median(times),
         "max_s": max(times),
         "peak_mib": max(run["peak_mib"] for run in runs),
-        "dice_with_gleanseg": None if name == GATED else agreement(theirs, np.load(folder / f"{OURS}.npy")),
+        "dice_with_gleanseg": None if name in GATES else agreement(theirs, np.load(folder / f"{OURS}.npy")),
         "foreground": float((theirs > 0).mean()),
     }
 
@@ -187,9 +191,9 @@ def side(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, An
     net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     patch_ZYX = tuple(arguments.patch[::-1])
     by = {
-        "gleanseg": partial(by_gleanseg, rois=rois),
-        "gleanseg, eager": partial(by_gleanseg, rois=rois, backend="eager"),
-        GATED: partial(by_gleanseg, rois=rois, gated=True),
+        OURS: partial(by_gleanseg, rois=rois),
+        EAGER: partial(by_gleanseg, rois=rois, backend="eager"),
+        **{gated: partial(by_gleanseg, rois=rois, gate_width=width) for gated, width in GATES.items()},
         "monai": by_monai,
         "nnunet": partial(by_nnunet, rois=rois),
     }[name]
@@ -199,14 +203,15 @@ def side(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, An
 
 
 def by_gleanseg(
-    net: "Network", image: Any, patch_ZYX: Any, *, rois: int, backend: Any = "auto", gated: bool = False
+    net: "Network", image: Any, patch_ZYX: Any, *, rois: int, backend: Any = "auto", gate_width: int = 0
 ) -> tuple[Any, float]:
-    """The map that `gleanseg predict` writes."""
+    """The map that `gleanseg predict` writes; ``gate_width`` 0: no gate."""
     import torch
 
     from gleanseg.config import PredictConfig
     from gleanseg.data.manifest import Channel
     from gleanseg.data.plan import Intensity, Plan
+    from gleanseg.networks.folding import fold_batch_norms
     from gleanseg.predict.hardware import channels_last, has_fast_bf16
     from gleanseg.predict.predictor import Options, Predictor
     from gleanseg.rois.ontology import Ontology
@@ -221,19 +226,18 @@ def by_gleanseg(
         rois=names,
         channels=(Channel(name="ct", modality="CT"),),
     )
-    channels_last(net.requires_grad_(False), bf16=has_fast_bf16(torch.device("cpu")))
+    channels_last(fold_batch_norms(net.requires_grad_(False)), bf16=has_fast_bf16(torch.device("cpu")))
     predictor = Predictor(
         [net],
         plan=plan,
         rois=names,
         ontology=Ontology([Roi(id=name, name=name, color=(0, 0, 0), exclusive=("classes",)) for name in names]),
         patch_ZYX=patch_ZYX,
-        config=PredictConfig(overlap=OVERLAP),
+        config=PredictConfig(overlap=OVERLAP, gate=0.5 if gate_width else 0.0),
         options=Options(skip_air=False, backend=backend),
         bf16=has_fast_bf16(torch.device("cpu")),
+        roi_aware=gate(rois, width=gate_width) if gate_width else None,
     )
-    if gated:
-        predictor.sliding = replace(predictor.sliding, may_hold=gate(rois))
     start = time.perf_counter()
     prediction = predictor.segment_prepared(image[None])
     seconds = time.perf_counter() - start
@@ -241,7 +245,7 @@ def by_gleanseg(
     return labels, seconds
 
 
-def gate(rois: int) -> Any:
+def gate(rois: int, *, width: int) -> "RoiAware":
     """The time of a presence network, and an answer that is drawn: what the image holds is not known."""
     import torch
 
@@ -249,17 +253,16 @@ def gate(rois: int) -> Any:
     from gleanseg.parts.presence import RoiAware
     from gleanseg.predict.hardware import channels_last, has_fast_bf16
 
-    classifier = classifiers.build("resnet18", {}, in_channels=1, num_outputs=rois)
+    class Drawn(RoiAware):
+        generator = torch.Generator().manual_seed(0)
+
+        def scores(self, logits_BP: "Tensor") -> "Tensor":
+            drawn = torch.rand(logits_BP.shape, generator=self.generator)
+            return (drawn <= drawn.kthvalue(max(1, round(KEPT * rois)), dim=1, keepdim=True).values).float()
+
+    classifier = classifiers.build("resnet18", {"width": width}, in_channels=1, num_outputs=rois)
     channels_last(classifier, bf16=has_fast_bf16(torch.device("cpu")))
-    network = RoiAware(classifier, [[r] for r in range(rois)])
-    generator = torch.Generator().manual_seed(0)
-
-    def may_hold(windows_BCZYX: "Tensor") -> "Tensor":
-        scores = network(windows_BCZYX)
-        drawn = torch.rand(scores.shape, generator=generator)
-        return drawn <= drawn.kthvalue(max(1, round(KEPT * rois)), dim=1, keepdim=True).values
-
-    return may_hold
+    return Drawn(classifier, [[r] for r in range(rois)])
 
 
 def by_monai(net: "Network", image: Any, patch_ZYX: Any) -> tuple[Any, float]:

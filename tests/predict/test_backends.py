@@ -12,11 +12,13 @@ from torch import nn
 
 from gleanseg.errors import UserError
 from gleanseg.networks.attach import attach_head, head_config
+from gleanseg.networks.classifiers import build
 from gleanseg.networks.fusion import FusionConfig, TextFusion
 from gleanseg.networks.network import Network
+from gleanseg.parts.presence import RoiAware
 from gleanseg.predict import backends, openvino
 from gleanseg.predict.backends import Backends
-from gleanseg.predict.openvino import OpenVinoNetwork
+from gleanseg.predict.openvino import OpenVinoNetwork, OpenVinoPresence
 from gleanseg.predict.predictor import Options, Predictor
 from gleanseg.rois.ontology import builtin
 from support.small_networks import PATCH, every_network, image, patch, small
@@ -98,7 +100,7 @@ def test_volumes_are_segmented_alike(backend: str, monkeypatch: pytest.MonkeyPat
     volume = np.random.default_rng(0).normal(size=(2, 24, 50, 40)).astype(np.float32)
     fast, eager = predictor(net, backend=backend), predictor(net, backend="eager")
     found, expected = fast.segment_prepared(volume), eager.segment_prepared(volume)
-    assert isinstance(fast.backends.of(100)[0], OpenVinoNetwork)
+    assert isinstance(fast.backends.of(100).networks[0], OpenVinoNetwork)
     for roi in expected.layering.rois:
         a, b = found.mask(roi), expected.mask(roi)
         assert b.any()
@@ -110,18 +112,37 @@ def test_auto_compiles_where_it_pays() -> None:
     net = small("vnet").eval()
     made = Backends([net], backend="auto", channels=2, patch_ZYX=PATCH, device=CPU, bf16=False)
     enough = backends._WORTH_COMPILING // int(np.prod(PATCH))
-    assert made.of(enough - 1) == (net,)
-    (fast,) = made.of(enough)
+    assert made.of(enough - 1) == ((net,), None)
+    (fast,), presence = made.of(enough)
     assert isinstance(fast, OpenVinoNetwork)
-    assert made.of(enough + 1) == (fast,), "compiled once"
-    assert made.of(enough - 1) == (net,), "whatever came before"
+    assert presence is None
+    assert made.of(enough + 1) == ((fast,), None), "compiled once"
+    assert made.of(enough - 1) == ((net,), None), "whatever came before"
+
+
+@needs_openvino
+def test_the_gate_is_compiled_along_and_says_the_same() -> None:
+    classifier = build("resnet18", {"width": 8}, in_channels=2, num_outputs=3)
+    roi_aware = RoiAware(classifier, [[0], [1, 2], []], temperature=0.5)
+    net = small("vnet").eval()
+    made = Backends(
+        [net], backend="auto", channels=2, patch_ZYX=PATCH, device=CPU, bf16=False, roi_aware=roi_aware
+    )  # fmt: skip
+    assert made.of(1) == ((net,), roi_aware)
+    presence = made.of(10**9).presence
+    assert isinstance(presence, OpenVinoPresence)
+    for batch in (1, 3):
+        x = image(batch=batch)
+        scores_BR = presence(x)
+        torch.testing.assert_close(scores_BR, roi_aware(x), rtol=1e-3, atol=1e-3)
+        assert scores_BR[:, 2].eq(0.5).all(), "nothing stands for it"
 
 
 def test_auto_without_openvino_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "is_installed", lambda: False)
     net = small("vnet")
     made = Backends([net], backend="auto", channels=2, patch_ZYX=PATCH, device=CPU, bf16=False)
-    assert made.of(10**9) == (net,)
+    assert made.of(10**9) == ((net,), None)
 
 
 def test_wanting_openvino_without_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +162,7 @@ def test_what_cannot_be_compiled_is_named_or_left_to_pytorch() -> None:
     with pytest.raises(UserError, match=r"backend openvino: cannot compile Odd.*use --backend eager"):
         Backends([net], backend="openvino", channels=2, patch_ZYX=PATCH, device=CPU, bf16=False).of(1)
     auto = Backends([net], backend="auto", channels=2, patch_ZYX=PATCH, device=CPU, bf16=False)
-    assert auto.of(10**9) == (net,)
+    assert auto.of(10**9) == ((net,), None)
 
 
 def test_stand_ins_and_gpus_are_refused() -> None:

@@ -71,12 +71,12 @@ def _kept_from_onednn(input: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not _is_traced()
+        and not is_traced()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether operations are recorded for a compiler, which wants PyTorch's usual ones."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
@@ -116,7 +116,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B C Z Y X"]:
         """Zero mean and unit variance per sample and channel, then the learned scale and shift."""
-        if _is_traced():  # a compiler knows this form, and fuses it
+        if is_traced():  # a compiler knows this form, and fuses it
             return functional.instance_norm(x_BCZYX, weight=self.weight, bias=self.bias, eps=self.eps)
         if x_BCZYX.device.type != "cpu" or torch.compiler.is_compiling():
             samples = [

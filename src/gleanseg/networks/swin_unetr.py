@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gleanseg.errors import UserError
+from gleanseg.networks.attention import WindowAttention
 from gleanseg.networks.blocks import Rate, adopt
 from gleanseg.networks.network import Network
 from gleanseg.networks.pretrained import load_matching
@@ -30,8 +31,8 @@ class SwinUNETR(Network):
     Paper: Hatamizadeh et al., Swin UNETR, BrainLes 2021, https://arxiv.org/abs/2201.01266
     Deviations:
         1. The output layer is ours (the same 1x1x1 convolution, with the bias of ``Network``).
-        2. Instance norm keeps channels-last memory, and convolutions avoid a fault of flat maps in bf16; values are
-           the same.
+        2. Instance norm keeps channels-last memory, convolutions avoid a fault of flat maps in bf16, and attention
+           holds a few windows at a time; values are the same.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class _Encoder(nn.Module):
         super().__init__()
         # Imported here, as MONAI takes seconds to import and the room's other networks do without.
         from monai.networks.blocks.unetr_block import UnetrBasicBlock
-        from monai.networks.nets.swin_unetr import SwinTransformer
+        from monai.networks.nets.swin_unetr import SwinTransformer, SwinTransformerBlock
 
         width, device = config.width, torch.empty(0).device
         with torch.device("cpu"):  # it reads drop-path rates off a tensor, which the meta device refuses
@@ -110,6 +111,9 @@ class _Encoder(nn.Module):
                 spatial_dims=3,
             )
         self.swinViT = adopt(swin.to(device))
+        for layer in self.swinViT.modules():
+            if isinstance(layer, SwinTransformerBlock):
+                layer.attn = WindowAttention(layer.attn)  # type: ignore[assignment]
 
         def block(cin: int, cout: int) -> nn.Module:
             return adopt(UnetrBasicBlock(3, cin, cout, kernel_size=3, stride=1, norm_name="instance", res_block=True))

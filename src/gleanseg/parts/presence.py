@@ -120,6 +120,10 @@ class RoiAware(nn.Module):
     @torch.no_grad()
     def forward(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B R"]:
         """Scores in [0, 1]; 0.5 for an ROI that nothing stands for, so that it is never routed."""
-        p_BP = (self.classifier(x_BCZYX).float() / self.temperature).sigmoid()
+        return self.scores(self.classifier(x_BCZYX))
+
+    def scores(self, logits_BP: Float[Tensor, "B P"]) -> Float[Tensor, "B R"]:
+        """The same from what the classifier said of the patches."""
+        p_BP = (logits_BP.float() / self.temperature).sigmoid()
         columns = [p_BP[:, s].amax(1) if s else p_BP.new_full((len(p_BP),), 0.5) for s in self.sources]
         return torch.stack(columns, dim=1)

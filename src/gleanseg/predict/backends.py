@@ -1,20 +1,34 @@
 """What computes networks in prediction: PyTorch, or a compiler where it pays."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from gleanseg.errors import UserError
 from gleanseg.networks.network import Network
+from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.blend import Model
-from gleanseg.predict.openvino import OpenVinoNetwork, is_installed
+from gleanseg.predict.openvino import OpenVinoNetwork, OpenVinoPresence, is_installed
 from gleanseg.predict.sliding import Size
 
 Backend = Literal["auto", "eager", "openvino"]
 _WORTH_COMPILING = 2**25
 """Voxels of windows in a volume that take PyTorch longer than compiling takes; 32 windows of 128x128x64."""
+
+
+class Ready(NamedTuple):
+    """What one volume is segmented with.
+
+    Attributes:
+        networks: one or several.
+        presence: scores (B R) of the ROIs in windows (B C Z Y X), where an ROI-aware network is at hand.
+    """
+
+    networks: tuple[Model, ...]
+    presence: Callable[[Tensor], Tensor] | None
 
 
 class Backends:
@@ -30,6 +44,7 @@ class Backends:
         patch_ZYX: the networks' patch.
         device: where the networks are.
         bf16: compute in bf16.
+        roi_aware: on ``device``, where windows are asked what they hold.
 
     Raises:
         UserError: ``openvino`` on a GPU.
@@ -44,15 +59,16 @@ class Backends:
         patch_ZYX: Size,
         device: torch.device,
         bf16: bool,
+        roi_aware: RoiAware | None = None,
     ) -> None:
         if backend == "openvino" and device.type != "cpu":
             raise UserError(f"backend openvino: is for processors, and the networks are on {device}; use eager")
-        self.networks = tuple(networks)
+        self.networks, self.roi_aware = tuple(networks), roi_aware
         self.backend, self.channels, self.patch_ZYX, self.bf16 = backend, channels, patch_ZYX, bf16
         self._may_compile = device.type == "cpu" and is_installed()
-        self._compiled: tuple[Model, ...] | None = None
+        self._compiled: Ready | None = None
 
-    def of(self, num_windows: int) -> tuple[Model, ...]:
+    def of(self, num_windows: int) -> Ready:
         """The networks for a volume of so many windows.
 
         Raises:
@@ -66,15 +82,14 @@ class Backends:
                 return self._compile()
             except UserError:
                 self._may_compile = False
-        return self.networks
+        return Ready(self.networks, self.roi_aware)
 
-    def _compile(self) -> tuple[Model, ...]:
+    def _compile(self) -> Ready:
         if self._compiled is None:
-            self._compiled = tuple(
-                OpenVinoNetwork(network, channels=self.channels, patch_ZYX=self.patch_ZYX, bf16=self.bf16)
-                for network in self.networks
-                if isinstance(network, Network)
-            )
-            if len(self._compiled) < len(self.networks):
+            form: dict[str, Any] = {"channels": self.channels, "patch_ZYX": self.patch_ZYX, "bf16": self.bf16}
+            networks = [OpenVinoNetwork(n, **form) for n in self.networks if isinstance(n, Network)]
+            if len(networks) < len(self.networks):
                 raise UserError("backend openvino: compiles gleanseg's networks only; use eager")
+            presence = None if self.roi_aware is None else OpenVinoPresence(self.roi_aware, **form)
+            self._compiled = Ready(tuple(networks), presence)
         return self._compiled

@@ -16,12 +16,46 @@ from torch import Tensor, nn
 from gleanseg.errors import UserError
 from gleanseg.networks.head import Rois
 from gleanseg.networks.network import Network, Size
+from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.blend import FEW_ROIS
 
 
 def is_installed() -> bool:
     """Whether OpenVINO can be imported."""
     return find_spec("openvino") is not None
+
+
+class OpenVinoModule:
+    """A module that OpenVINO computes, window by window, as one window is the shape that is compiled.
+
+    Args:
+        module: in evaluation mode, on the CPU; gives a tuple of tensors whose first axis is the batch.
+        name: of what is compiled, for errors.
+        channels: of the image.
+        patch_ZYX: the only patch it takes.
+        bf16: compute in bf16, where the processor multiplies it.
+
+    Raises:
+        UserError: OpenVINO is not installed, or cannot compile this module.
+    """
+
+    def __init__(self, module: nn.Module, *, name: str, channels: int, patch_ZYX: Size, bf16: bool) -> None:
+        if not is_installed():
+            raise UserError("backend openvino: OpenVINO is not installed; pip install 'gleanseg[fast]'")
+        try:
+            self.compiled = _compile(module, (1, channels, *patch_ZYX), bf16=bf16)
+        except Exception as error:  # its front end raises whatever it likes
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"backend openvino: cannot compile {name} ({first}); use --backend eager") from error
+
+    def __call__(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
+        """What the module gives, to rounding."""
+        rows = [self._row(row) for row in torch.split(x_BCZYX, 1)]
+        return rows[0] if len(rows) == 1 else tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+    def _row(self, x_1CZYX: Float[Tensor, "1 C Z Y X"]) -> tuple[Tensor, ...]:
+        found = self.compiled([x_1CZYX.float().contiguous().numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(found[i]) for i in range(len(found)))
 
 
 class OpenVinoNetwork:
@@ -38,17 +72,10 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, network: Network, *, channels: int, patch_ZYX: Size, bf16: bool) -> None:
-        if not is_installed():
-            raise UserError("backend openvino: OpenVINO is not installed; pip install 'gleanseg[fast]'")
         self.network, self.scored = network, network.num_rois <= FEW_ROIS
-        shape = (1, channels, *patch_ZYX)
-        try:
-            self.compiled = _compile(_Outputs(network, scored=self.scored), shape, bf16=bf16)
-        except Exception as error:  # its front end raises whatever it likes
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"backend openvino: cannot compile {type(network).__name__} ({first}); use --backend eager"
-            ) from error
+        outputs = _Outputs(network, scored=self.scored)
+        name = type(network).__name__
+        self.compiled = OpenVinoModule(outputs, name=name, channels=channels, patch_ZYX=patch_ZYX, bf16=bf16)
 
     @property
     def linear_head(self) -> bool:
@@ -56,9 +83,8 @@ class OpenVinoNetwork:
         return self.scored or self.network.linear_head
 
     def features(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
-        """As the network's, or logits, to rounding; window by window, for that is the shape that was compiled."""
-        rows = [self._row(row) for row in torch.split(x_BCZYX, 1)]
-        return rows[0] if len(rows) == 1 else tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+        """As the network's, or logits, to rounding."""
+        return self.compiled(x_BCZYX)
 
     def score(self, features: tuple[Tensor, ...], rois: Rois = None) -> Float[Tensor, "B R Z Y X"]:
         """The network's own, or the logits that ``features`` gave."""
@@ -66,9 +92,29 @@ class OpenVinoNetwork:
             return self.network.score(features, rois)
         return features[0] if rois is None else features[0][:, rois]
 
-    def _row(self, x_1CZYX: Float[Tensor, "1 C Z Y X"]) -> tuple[Tensor, ...]:
-        found = self.compiled([x_1CZYX.float().contiguous().numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(found[i]) for i in range(len(found)))
+
+class OpenVinoPresence:
+    """An ROI-aware network that OpenVINO computes.
+
+    Args:
+        roi_aware: on the CPU.
+        channels: of the image.
+        patch_ZYX: the only patch it takes.
+        bf16: compute in bf16, where the processor multiplies it.
+
+    Raises:
+        UserError: OpenVINO is not installed, or cannot compile its classifier.
+    """
+
+    def __init__(self, roi_aware: RoiAware, *, channels: int, patch_ZYX: Size, bf16: bool) -> None:
+        self.roi_aware = roi_aware
+        classifier, name = roi_aware.classifier, type(roi_aware.classifier).__name__
+        self.compiled = OpenVinoModule(classifier, name=name, channels=channels, patch_ZYX=patch_ZYX, bf16=bf16)
+
+    def __call__(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B R"]:
+        """Scores of the run's ROIs, as ``RoiAware`` gives them, to rounding."""
+        (logits_BP,) = self.compiled(x_BCZYX)
+        return self.roi_aware.scores(logits_BP)
 
 
 class _Outputs(nn.Module):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gleanseg.data.plan import Intensity
 from gleanseg.errors import UserError
-from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.sliding import Flip
 from gleanseg.rois.ontology import Ontology
 
@@ -52,7 +51,7 @@ def side_swap(rois: Sequence[str], ontology: Ontology) -> tuple[int, ...] | None
     return None if swap == list(range(len(rois))) else tuple(swap)
 
 
-def presence_gate(roi_aware: RoiAware | None, least: float) -> Callable[[Tensor], Tensor] | None:
+def presence_gate(presence: Callable[[Tensor], Tensor] | None, least: float) -> Callable[[Tensor], Tensor] | None:
     """A test of which ROIs windows may hold: those that the ROI-aware network scores at ``least`` or more.
 
     Raises:
@@ -60,12 +59,11 @@ def presence_gate(roi_aware: RoiAware | None, least: float) -> Callable[[Tensor]
     """
     if least == 0.0:
         return None
-    if roi_aware is None:
+    if presence is None:
         raise UserError(
             f"predict.gate = {least}: the run has no ROI-aware network; train with [presence] run, or set gate to 0"
         )
-    network = roi_aware
-    return lambda windows_BCZYX: network(windows_BCZYX) >= least
+    return lambda windows_BCZYX: presence(windows_BCZYX) >= least
 
 
 def air_test(intensity: Sequence[Intensity]) -> Callable[[Tensor], bool]:

@@ -24,6 +24,7 @@ from gleanseg.data.resample import AxisMap
 from gleanseg.data.standardize import preprocess_image
 from gleanseg.data.volume import Volume
 from gleanseg.errors import UserError
+from gleanseg.networks.folding import fold_batch_norms
 from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.backends import Backend, Backends
 from gleanseg.predict.blend import Model
@@ -135,6 +136,7 @@ class Predictor:
             patch_ZYX=patch_ZYX,
             device=self.device,
             bf16=bf16,
+            roi_aware=roi_aware,
         )
         self.layering = Layering.of(self.rois, ontology, overlaps=overlaps)
         mirror_ZYX = self.options.mirror_ZYX or trained_flips("auto", self.rois, ontology)
@@ -188,7 +190,7 @@ class Predictor:
         networks = load_deployed(opened, checkpoint=file, deploy=deploy)
         bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
         for network in networks:
-            channels_last(network.to(device), bf16=bf16)
+            channels_last(fold_batch_norms(network).to(device), bf16=bf16)
         if options.mirror_ZYX is None:
             options = replace(options, mirror_ZYX=trained_flips(recipe.augment.mirror, opened.rois, opened.ontology))
         config = config or recipe.predict
@@ -286,12 +288,13 @@ class Predictor:
             probabilities=[self.rois.index(roi) for roi in self.options.probabilities],
             scores_are_logits=self.config.average == "logits" and len(self.backends.networks) == 1,
         )
+        ready = self.backends.of(self.sliding.num_windows(image_CZYX.shape[1:]))
         with evaluating(self.backends.networks):
             slider = Slider(
-                self.backends.of(self.sliding.num_windows(image_CZYX.shape[1:])),
+                ready.networks,
                 image_CZYX,
                 num_rois=len(self.rois),
-                sliding=self.sliding,
+                sliding=replace(self.sliding, may_hold=presence_gate(ready.presence, self.config.gate)),
                 device=self.device,
                 halo=restorer.halo,
                 poll=poll,
