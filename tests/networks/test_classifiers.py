@@ -42,14 +42,20 @@ def test_parameter_counts(options: dict[str, object], num_outputs: int, count: i
 
 
 @SHORTCUTS
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("training", [False, True])
-def test_forward_equals_monai(shortcut: str, training: bool) -> None:
-    ours = small(shortcut=shortcut, in_channels=2).train(training)
+def test_forward_equals_monai(shortcut: str, training: bool, stride: int) -> None:
+    ours = small(shortcut=shortcut, stem_stride=stride, in_channels=2).train(training)
     theirs = reference(
-        spatial_dims=3, n_input_channels=2, num_classes=5, shortcut_type=shortcut, widen_factor=0.25
+        spatial_dims=3,
+        n_input_channels=2,
+        num_classes=5,
+        conv1_t_stride=stride,
+        shortcut_type=shortcut,
+        widen_factor=0.25,
     ).train(training)
     theirs.load_state_dict(ours.backbone.state_dict())
-    x = image(channels=2)
+    x = image((24 * stride,) * 3, channels=2)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
 
 
@@ -69,6 +75,14 @@ def test_any_patch_that_is_not_too_small(sides, last, channels: int) -> None:
 def test_too_small_a_patch_is_refused(sides, named: str) -> None:
     with pytest.raises(UserError, match=rf"patch {named} \(x, y, z\): ResNet18 needs sides of at least 16 voxels"):
         small()(image(sides))
+
+
+def test_a_stem_of_stride_2_halves_the_last_map_and_needs_larger_patches() -> None:
+    net = small(stem_stride=2).eval()
+    assert net.stride == 32
+    assert net.encode(image((64, 32, 33))).shape == (2, net.num_features, 2, 1, 2)
+    with pytest.raises(UserError, match="at least 32 voxels"):
+        net(image((64, 31, 64)))
 
 
 def test_the_heat_map_averages_to_the_logits() -> None:

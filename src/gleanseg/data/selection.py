@@ -132,6 +132,8 @@ def _why_not(case_id: str, candidates: Sequence[str], store: Store) -> str:
 
 
 def _hide_sites(train: Sequence[Visible], config: DataConfig, rois: Sequence[str]) -> list[Visible]:
+    if not config.annotate:
+        return list(train)
     sites = {case.site for case in train}
     for site, kept in config.annotate.items():
         if site not in sites:

@@ -14,7 +14,7 @@ from gleanseg.networks.pretrained import load_matching
 
 _BASE = 64
 _STRIDE = 16
-"""Of the last map, in voxels of the input."""
+"""Of the last map, in voxels of the stem's map."""
 
 
 @final
@@ -26,7 +26,7 @@ class ResNet18(Classifier):
 
     Paper: Chen et al., Med3D, 2019, https://arxiv.org/abs/1904.00625
     Deviations (those of MONAI):
-        1. The stem has stride 1.
+        1. The stem has stride 1; ``stem_stride = 2`` is the paper's.
     Deviations from MONAI:
         1. Gradients pass the shortcuts of type A, where MONAI's stop; values are the same.
         2. Convolutions avoid a fault of flat maps in bf16; values are the same.
@@ -48,6 +48,9 @@ class ResNet18(Classifier):
 
         width: Width = _BASE
         """Channels of the stem; the last map has 8 times as many. 64 is ResNet-18; 16 does for quick checks."""
+        stem_stride: Literal[1, 2] = 1
+        """Voxels from one window of the stem to the next. 2 takes an eighth of the arithmetic, and patches of 32 voxels a
+        side at least."""
         shortcut: Literal["A", "B"] = "B"
         """Where a stage changes the shape: A pads with zero channels, as Med3D; B learns a 1x1x1 convolution."""
         pretrained: str | None = None
@@ -60,12 +63,12 @@ class ResNet18(Classifier):
 
         # A rebuilt network gets its weights from a checkpoint: the file may be gone by then.
         self.config = replace(config, pretrained=None)
-        self.num_features, self.stride = 8 * config.width, _STRIDE
+        self.num_features, self.stride = 8 * config.width, _STRIDE * config.stem_stride
         self.backbone = resnet18(
             spatial_dims=3,
             n_input_channels=in_channels,
             num_classes=num_outputs,
-            conv1_t_stride=1,
+            conv1_t_stride=config.stem_stride,
             shortcut_type=config.shortcut,
             widen_factor=config.width / _BASE,
         )
@@ -108,13 +111,13 @@ class ResNet18(Classifier):
         return self.backbone.fc
 
     def _check_input(self, x_BCZYX: Tensor) -> None:
-        sides = x_BCZYX.shape[2:]
-        if min(sides) >= _STRIDE and max(sides) > _STRIDE:
+        sides, least = x_BCZYX.shape[2:], self.stride
+        if min(sides) >= least and max(sides) > least:
             return
         found = "x".join(str(side) for side in reversed(sides))
         raise UserError(
-            f"patch {found} (x, y, z): ResNet18 needs sides of at least {_STRIDE} voxels, one of them longer, as its "
-            f"last map is {_STRIDE} times coarser and one voxel has no variance; use a larger patch"
+            f"patch {found} (x, y, z): ResNet18 needs sides of at least {least} voxels, one of them longer, as its "
+            f"last map is {least} times coarser and one voxel has no variance; use a larger patch"
         )
 
 
