@@ -49,8 +49,8 @@ class ResNet18(Classifier):
         width: Width = _BASE
         """Channels of the stem; the last map has 8 times as many. 64 is ResNet-18; 16 does for quick checks."""
         stem_stride: Literal[1, 2] = 1
-        """Voxels from one window of the stem to the next. 2 takes an eighth of the arithmetic, and patches of 32 voxels a
-        side at least."""
+        """Voxels from one window of the stem to the next. 2 takes an eighth of the arithmetic, and patches of 32 voxels
+        a side at least."""
         shortcut: Literal["A", "B"] = "B"
         """Where a stage changes the shape: A pads with zero channels, as Med3D; B learns a 1x1x1 convolution."""
         pretrained: str | None = None
