@@ -8,6 +8,7 @@ real volumes are left out, with a word, where the folder does not hold them. Not
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ COMMANDS = {
     "step_time_swin_unetr": "step_time.py --network swin_unetr --patch 96 96 96 --repeats 1 --steps 1",
     "step_profile": "step_profile.py",
     "augmentation": f"augmentation.py --image {CT}",
-    "inference": f"inference.py --image {CT} --shape 256 256 150 --rois 2 11 104 --repeats 1",
+    "inference": f"inference.py --image {CT} --shape 256 256 150 --rois 2 11 104 --repeats 1 --steps 80 "
+    "--sides gleanseg 'gleanseg, eager' 'gleanseg, lightly gated' monai nnunet",
     "inference_ct": f"inference.py --image {CT} --shape 512 512 300 --repeats 1 --sides gleanseg monai nnunet",
     "inference_left_atrium": f"inference.py --image {ATRIUM}",
     "inference_hippocampus": f"inference.py --image {HIPPOCAMPUS} --patch 48 64 48",
@@ -55,14 +57,14 @@ def main() -> None:
 
 def ran(name: str, data: Path) -> bool:
     """Whether a benchmark ended well, or was left out for want of data."""
-    script, *words = COMMANDS[name].split()
+    script, *words = shlex.split(COMMANDS[name])
     needed = [word for word in words if word in IN_DATA]
     if absent := [word for word in needed if not (data / word).exists()]:
         print(f"{name}: left out, {data / absent[0]} is not there", flush=True)
         return True
     words = [str(data / word) if word in needed else word for word in words]
     words += ["--name", name] if script in ("step_time.py", "inference.py") else []
-    print(f"{name}: python benchmarks/{script} {' '.join(words)}", flush=True)
+    print(f"{name}: python benchmarks/{script} {shlex.join(words)}", flush=True)
     start = time.perf_counter()
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / script, *words], env=quiet, stdout=subprocess.DEVNULL)
