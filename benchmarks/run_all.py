@@ -25,7 +25,7 @@ COMMANDS = {
     "step_time_swin_unetr": "step_time.py --network swin_unetr --patch 96 96 96 --repeats 1 --steps 1",
     "step_profile": "step_profile.py",
     "augmentation": f"augmentation.py --image {CT}",
-    "inference": f"inference.py --image {CT} --shape 256 256 150 --rois 2 11 104 --repeats 1 --steps 80 "
+    "inference": f"inference.py --image {CT} --shape 280 280 160 --rois 2 11 104 --repeats 1 "
     "--sides gleanseg 'gleanseg, eager' 'gleanseg, lightly gated' monai nnunet",
     "inference_ct": f"inference.py --image {CT} --shape 512 512 300 --repeats 1 --sides gleanseg monai nnunet",
     "inference_left_atrium": f"inference.py --image {ATRIUM}",
