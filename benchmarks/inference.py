@@ -181,9 +181,13 @@ def train(net: "Network", volume: Any, rois: int, arguments: argparse.Namespace,
         x, y = np.pad(volume[box], missing), np.pad(labels[box], missing)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             z = net(torch.from_numpy(x)[None, None])
-        z = z[..., ::2, ::2, ::2]  # 105 classes of every voxel would take longer than the network
+        # An eighth of the patch, as 105 classes of every voxel take longer than the network; all phases of upsampling.
+        part = tuple(
+            slice(a, a + n // 2) for a, n in zip(rng.integers(0, np.array(y.shape) // 2 + 1), y.shape, strict=True)
+        )
+        z = z[(..., *part)]
         z = torch.cat([torch.zeros_like(z[:, :1]), z], 1).float()
-        loss = torch.nn.functional.cross_entropy(z, torch.from_numpy(y)[None, ::2, ::2, ::2].long())
+        loss = torch.nn.functional.cross_entropy(z, torch.from_numpy(y[part])[None].long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
