@@ -18,7 +18,7 @@ from gleanseg.networks.network import Network
 from gleanseg.parts.presence import RoiAware
 from gleanseg.predict import backends, openvino
 from gleanseg.predict.backends import Backends
-from gleanseg.predict.openvino import OpenVinoNetwork, OpenVinoPresence
+from gleanseg.predict.openvino import Form, OpenVinoNetwork, OpenVinoPresence
 from gleanseg.predict.predictor import Options, Predictor
 from gleanseg.rois.ontology import builtin
 from support.small_networks import PATCH, every_network, image, patch, small
@@ -36,7 +36,7 @@ def no_runtime_types() -> Iterator[None]:
 
 
 def compiled(net: Network, name: str = "unet3d") -> OpenVinoNetwork:
-    return OpenVinoNetwork(net.eval().requires_grad_(False), channels=2, patch_ZYX=patch(name), bf16=False)
+    return OpenVinoNetwork(net.eval().requires_grad_(False), Form(2, patch(name), bf16=False))
 
 
 def assert_same(net: Network, name: str = "unet3d") -> None:
@@ -105,6 +105,16 @@ def test_volumes_are_segmented_alike(backend: str, monkeypatch: pytest.MonkeyPat
         a, b = found.mask(roi), expected.mask(roi)
         assert b.any()
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.999
+
+
+@needs_openvino
+def test_compiling_gives_modes_back() -> None:
+    net = small("vnet").train()
+    net.head.eval()
+    predictor(net, backend="openvino").segment_prepared(np.zeros((2, *PATCH), np.float32))
+    assert net.training
+    assert net.encoder.training
+    assert not net.head.training
 
 
 @needs_openvino

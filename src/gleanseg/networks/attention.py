@@ -18,7 +18,7 @@ from gleanseg.networks.blocks import is_traced
 _PIECE_BYTES = 2**23
 """Weights that are made at once on a processor; they stay in its cache."""
 _CLEARER = 100
-"""Masks are -100; exp(-100) is a subnormal number, over which processors take ten times as long, exp(-10,000) is 0."""
+"""Masks are -100; exp(-100) is a subnormal number, with which processors are slow; that of -10,000 is 0."""
 
 
 class WindowAttention(nn.Module):

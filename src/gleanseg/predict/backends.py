@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from gleanseg.errors import UserError
 from gleanseg.networks.network import Network
 from gleanseg.parts.presence import RoiAware
 from gleanseg.predict.blend import Model
-from gleanseg.predict.openvino import OpenVinoNetwork, OpenVinoPresence, is_installed
+from gleanseg.predict.openvino import Form, OpenVinoNetwork, OpenVinoPresence, is_installed
 from gleanseg.predict.sliding import Size
 
 Backend = Literal["auto", "eager", "openvino"]
@@ -86,10 +86,10 @@ class Backends:
 
     def _compile(self) -> Ready:
         if self._compiled is None:
-            form: dict[str, Any] = {"channels": self.channels, "patch_ZYX": self.patch_ZYX, "bf16": self.bf16}
-            networks = [OpenVinoNetwork(n, **form) for n in self.networks if isinstance(n, Network)]
+            form = Form(self.channels, self.patch_ZYX, self.bf16)
+            networks = [OpenVinoNetwork(n, form) for n in self.networks if isinstance(n, Network)]
             if len(networks) < len(self.networks):
                 raise UserError("backend openvino: compiles gleanseg's networks only; use eager")
-            presence = None if self.roi_aware is None else OpenVinoPresence(self.roi_aware, **form)
+            presence = None if self.roi_aware is None else OpenVinoPresence(self.roi_aware, form)
             self._compiled = Ready(tuple(networks), presence)
         return self._compiled

@@ -7,7 +7,7 @@ alone is, and heads score blended maps in PyTorch.
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,37 +25,18 @@ def is_installed() -> bool:
     return find_spec("openvino") is not None
 
 
-class OpenVinoModule:
-    """A module that OpenVINO computes, window by window, as one window is the shape that is compiled.
+class Form(NamedTuple):
+    """What networks are compiled for.
 
-    Args:
-        module: in evaluation mode, on the CPU; gives a tuple of tensors whose first axis is the batch.
-        name: of what is compiled, for errors.
+    Attributes:
         channels: of the image.
-        patch_ZYX: the only patch it takes.
+        patch_ZYX: the only patch they take.
         bf16: compute in bf16, where the processor multiplies it.
-
-    Raises:
-        UserError: OpenVINO is not installed, or cannot compile this module.
     """
 
-    def __init__(self, module: nn.Module, *, name: str, channels: int, patch_ZYX: Size, bf16: bool) -> None:
-        if not is_installed():
-            raise UserError("backend openvino: OpenVINO is not installed; pip install 'gleanseg[fast]'")
-        try:
-            self.compiled = _compile(module, (1, channels, *patch_ZYX), bf16=bf16)
-        except Exception as error:  # its front end raises whatever it likes
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"backend openvino: cannot compile {name} ({first}); use --backend eager") from error
-
-    def __call__(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
-        """What the module gives, to rounding."""
-        rows = [self._row(row) for row in torch.split(x_BCZYX, 1)]
-        return rows[0] if len(rows) == 1 else tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
-
-    def _row(self, x_1CZYX: Float[Tensor, "1 C Z Y X"]) -> tuple[Tensor, ...]:
-        found = self.compiled([x_1CZYX.float().contiguous().numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(found[i]) for i in range(len(found)))
+    channels: int
+    patch_ZYX: Size
+    bf16: bool
 
 
 class OpenVinoNetwork:
@@ -63,19 +44,15 @@ class OpenVinoNetwork:
 
     Args:
         network: in evaluation mode, on the CPU.
-        channels: of the image.
-        patch_ZYX: the only patch it takes.
-        bf16: compute in bf16, where the processor multiplies it.
+        form: what it is compiled for.
 
     Raises:
         UserError: OpenVINO is not installed, or cannot compile this network.
     """
 
-    def __init__(self, network: Network, *, channels: int, patch_ZYX: Size, bf16: bool) -> None:
+    def __init__(self, network: Network, form: Form) -> None:
         self.network, self.scored = network, network.num_rois <= FEW_ROIS
-        outputs = _Outputs(network, scored=self.scored)
-        name = type(network).__name__
-        self.compiled = OpenVinoModule(outputs, name=name, channels=channels, patch_ZYX=patch_ZYX, bf16=bf16)
+        self.compiled = _Compiled(_Outputs(network, scored=self.scored), form, name=type(network).__name__)
 
     @property
     def linear_head(self) -> bool:
@@ -94,27 +71,37 @@ class OpenVinoNetwork:
 
 
 class OpenVinoPresence:
-    """An ROI-aware network that OpenVINO computes.
+    """An ROI-aware network, on the CPU, that OpenVINO computes; see ``OpenVinoNetwork``."""
 
-    Args:
-        roi_aware: on the CPU.
-        channels: of the image.
-        patch_ZYX: the only patch it takes.
-        bf16: compute in bf16, where the processor multiplies it.
-
-    Raises:
-        UserError: OpenVINO is not installed, or cannot compile its classifier.
-    """
-
-    def __init__(self, roi_aware: RoiAware, *, channels: int, patch_ZYX: Size, bf16: bool) -> None:
+    def __init__(self, roi_aware: RoiAware, form: Form) -> None:
         self.roi_aware = roi_aware
-        classifier, name = roi_aware.classifier, type(roi_aware.classifier).__name__
-        self.compiled = OpenVinoModule(classifier, name=name, channels=channels, patch_ZYX=patch_ZYX, bf16=bf16)
+        self.compiled = _Compiled(roi_aware.classifier, form, name=type(roi_aware.classifier).__name__)
 
     def __call__(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> Float[Tensor, "B R"]:
         """Scores of the run's ROIs, as ``RoiAware`` gives them, to rounding."""
         (logits_BP,) = self.compiled(x_BCZYX)
         return self.roi_aware.scores(logits_BP)
+
+
+class _Compiled:
+    """A module that gives a tensor or a tuple of them; window by window, for that is the shape that is compiled."""
+
+    def __init__(self, module: nn.Module, form: Form, *, name: str) -> None:
+        if not is_installed():
+            raise UserError("backend openvino: OpenVINO is not installed; pip install 'gleanseg[fast]'")
+        try:
+            self.model = _compile(module, (1, form.channels, *form.patch_ZYX), bf16=form.bf16)
+        except Exception as error:  # its front end raises whatever it likes
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"backend openvino: cannot compile {name} ({first}); use --backend eager") from error
+
+    def __call__(self, x_BCZYX: Float[Tensor, "B C Z Y X"]) -> tuple[Tensor, ...]:
+        rows = [self._row(row) for row in torch.split(x_BCZYX, 1)]
+        return rows[0] if len(rows) == 1 else tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+    def _row(self, x_1CZYX: Float[Tensor, "1 C Z Y X"]) -> tuple[Tensor, ...]:
+        found = self.model([x_1CZYX.float().contiguous().numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(found[i]) for i in range(len(found)))
 
 
 class _Outputs(nn.Module):

@@ -288,8 +288,8 @@ class Predictor:
             probabilities=[self.rois.index(roi) for roi in self.options.probabilities],
             scores_are_logits=self.config.average == "logits" and len(self.backends.networks) == 1,
         )
-        ready = self.backends.of(self.sliding.num_windows(image_CZYX.shape[1:]))
         with evaluating(self.backends.networks):
+            ready = self.backends.of(self.sliding.num_windows(image_CZYX.shape[1:]))
             slider = Slider(
                 ready.networks,
                 image_CZYX,
