@@ -171,6 +171,13 @@ layout; {100 * (1 - engine / whole):.0f} % of a whole step are reading and augme
 """
 
 
+_GATES = {
+    "gated": "Gated: a presence network (ResNet-18) is asked first what a window may hold; one ROI in eight is left.",
+    "narrow": "Narrow: a quarter of its channels.",
+    "lightly": "Lightly: a quarter of its channels, and a stem of stride 2.",
+}
+
+
 def inference(result: dict[str, Any]) -> str:
     """Whole volumes against other libraries."""
     ours = {s["rois"]: s["median_s"] for s in result["sides"] if s["side"] == "gleanseg"}
@@ -192,17 +199,13 @@ def inference(result: dict[str, Any]) -> str:
         if many > few
         else f"A slice costs gleanseg {1000 * ours[few] / z:.0f} ms here.\n\n"
     )
-    gated = (
-        "Gated: a presence network (ResNet-18) is asked first what a window may hold; one ROI in eight is left."
-        " Lightly: a quarter of its channels, and a stem of stride 2.\n\n"
-        if any("gated" in s["side"] for s in result["sides"])
-        else ""
-    )
+    gates = [text for word, text in _GATES.items() if any(word in s["side"] for s in result["sides"])]
+    about = slope + (" ".join(gates) + "\n\n" if gates else "")
     return f"""\
 ## Whole volumes: {result["image"]}, {x}x{y}x{z} voxels
 
 {result["network"]}, patch {"x".join(map(str, result["patch_zyx"][::-1]))}, windows that overlap by half, the same
-weights, from the prepared image to a label map; each side in fresh processes that take turns. {slope}{gated}\
+weights, from the prepared image to a label map; each side in fresh processes that take turns. {about}\
 | side | ROIs | median | range | peak memory | gleanseg is faster by | Dice with gleanseg's map |
 |---|---|---|---|---|---|---|
 {chr(10).join(rows)}
