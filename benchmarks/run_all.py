@@ -26,10 +26,11 @@ COMMANDS = {
     "step_profile": "step_profile.py",
     "augmentation": f"augmentation.py --image {CT}",
     "inference": f"inference.py --image {CT} --shape 280 280 160 --rois 2 11 104 --repeats 1 "
-    "--sides gleanseg 'gleanseg, eager' 'gleanseg, lightly gated' monai nnunet",
+    "--sides gleanseg 'gleanseg, eager' 'gleanseg, fp32' 'gleanseg, lightly gated' monai nnunet",
     "inference_ct": f"inference.py --image {CT} --shape 512 512 300 --repeats 1 --sides gleanseg monai nnunet",
-    "inference_left_atrium": f"inference.py --image {ATRIUM}",
-    "inference_hippocampus": f"inference.py --image {HIPPOCAMPUS} --patch 48 64 48",
+    "inference_left_atrium": f"inference.py --image {ATRIUM} --sides gleanseg 'gleanseg, fp32' monai nnunet",
+    "inference_hippocampus": f"inference.py --image {HIPPOCAMPUS} --patch 48 64 48 "
+    "--sides gleanseg 'gleanseg, fp32' monai nnunet",
     "export": "export.py",
     "peak_memory": f"peak_memory.py --image {CT}",
     "forecast": "forecast.py",

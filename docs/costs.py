@@ -173,7 +173,6 @@ layout; {100 * (1 - engine / whole):.0f} % of a whole step are reading and augme
 
 _GATES = {
     "gated": "Gated: a presence network (ResNet-18) is asked first what a window may hold; one ROI in eight is left.",
-    "narrow": "Narrow: a quarter of its channels.",
     "lightly": "Lightly: a quarter of its channels, and a stem of stride 2.",
 }
 
@@ -184,12 +183,14 @@ def inference(result: dict[str, Any]) -> str:
     rows = []
     for s in result["sides"]:
         if not s["ended"]:
-            rows.append(f"| {s['side']} | {s['rois']} | out of memory | | | | |")
+            rows.append(f"| {s['side']} | {s['rois']} | out of memory | | | | | | | |")
             continue
-        agree = "other labels by design" if s["dice_with_gleanseg"] is None else f"{s['dice_with_gleanseg']:.4f}"
+        dice = (s["dice_with_gleanseg"], s["dice_with_fp32"])
+        agree = " | ".join("" if d is None else f"{d:.4f}" for d in dice)
+        further = "" if s["next_volume_s"] is None else f"{s['next_volume_s']:.2f} s"
         rows.append(
-            f"| {s['side']} | {s['rois']} | {_times(s)} | {s['peak_mib'] / 1024:.1f} GiB | "
-            f"{s['median_s'] / ours[s['rois']]:.1f} x | {agree} |"
+            f"| {s['side']} | {s['rois']} | {_times(s)} | {further} | {s['peak_mib'] / 1024:.1f} GiB | "
+            f"{s['median_s'] / ours[s['rois']]:.1f} x | {agree} | {100 * s['foreground']:.1f} % |"
         )
     x, y, z = result["shape_zyx"][::-1]
     few, many = min(ours), max(ours)
@@ -200,14 +201,17 @@ def inference(result: dict[str, Any]) -> str:
         else f"A slice costs gleanseg {1000 * ours[few] / z:.0f} ms here.\n\n"
     )
     gates = [text for word, text in _GATES.items() if any(word in s["side"] for s in result["sides"])]
-    about = slope + (" ".join(gates) + "\n\n" if gates else "")
+    columns = (
+        "Next volume: of the same process, whose kernels are built. Dice: with gleanseg's map, and with that in fp32."
+    )
+    about = slope + " ".join([*gates, columns]) + "\n\n"
     return f"""\
 ## Whole volumes: {result["image"]}, {x}x{y}x{z} voxels
 
 {result["network"]}, patch {"x".join(map(str, result["patch_zyx"][::-1]))}, windows that overlap by half, the same
 weights, from the prepared image to a label map; each side in fresh processes that take turns. {about}\
-| side | ROIs | median | range | peak memory | gleanseg is faster by | Dice with gleanseg's map |
-|---|---|---|---|---|---|---|
+| side | ROIs | median | range | next volume | peak memory | gleanseg is faster by | Dice | Dice, fp32 | foreground |
+|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 `{result["command"]}`

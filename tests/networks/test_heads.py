@@ -11,6 +11,7 @@ from gleanseg.errors import UserError
 from gleanseg.networks.attach import attach_head, code_groups, head_config
 from gleanseg.networks.head import PRIOR
 from gleanseg.networks.heads.dynamic import Codes, DynamicHead
+from gleanseg.networks.heads.fixed import FixedHead
 from gleanseg.networks.network import Network
 
 ROIS = ("liver", "liver_tumor", "spleen", "pancreas", "aorta")
@@ -62,6 +63,18 @@ def test_some_rois_are_a_part_of_the_whole(rois: slice | torch.Tensor) -> None:
     for net in (dynamic(), dynamic((("liver", "liver_tumor"), ("aorta", "spleen")))):
         features = net.features(image())
         torch.testing.assert_close(net.score(features, rois), net.score(features)[:, rois], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rois", [slice(1, 3), torch.tensor([4, 0]), torch.tensor([2])])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_fixed_head_predicts_some_rois_as_it_learns_them(
+    rois: slice | torch.Tensor, order: torch.memory_format
+) -> None:
+    head, maps = FixedHead(channels=8, num_rois=5), torch.randn(2, 8, 3, 4, 5).contiguous(memory_format=order)
+    learning = head.score((maps,), rois)
+    with torch.no_grad():
+        torch.testing.assert_close(head.score((maps,), rois), learning.detach())
+        torch.testing.assert_close(head.score((maps,))[:, rois], learning.detach())
 
 
 def test_counts_of_the_text_driven_model() -> None:

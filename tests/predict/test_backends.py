@@ -63,6 +63,18 @@ def test_every_network_compiles_to_the_same(name: str, few: int, monkeypatch: py
 
 @needs_openvino
 @pytest.mark.parametrize("few", [16, 0])
+def test_maps_are_handed_over_in_the_precision_of_the_network(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "FEW_ROIS", few)
+    net, x = small("unet3d").eval().requires_grad_(False), image("unet3d", batch=2)
+    (found,) = OpenVinoNetwork(net, Form(2, patch("unet3d"), bf16=True)).features(x)
+    expected = net(x) if few else net.features(x)[0]
+    assert found.dtype == torch.bfloat16
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+@needs_openvino
+@pytest.mark.parametrize("few", [16, 0])
 def test_dynamic_heads_and_text_are_compiled_along(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "FEW_ROIS", few)
     net = small("unet3d")

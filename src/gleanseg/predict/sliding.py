@@ -286,8 +286,13 @@ class Slider:
         """Scores of finished rows, averaged over passes and networks."""
         means = []
         for m in range(self.num_models):
-            scores = [lane.share * self._lane_score(lane, rois, start, stop) for lane in self.lanes if lane.member == m]
-            means.append(scores[0] if len(scores) == 1 else torch.stack(scores).sum(0))
+            lanes = [lane for lane in self.lanes if lane.member == m]
+            scores = [self._lane_score(lane, rois, start, stop) for lane in lanes]
+            means.append(
+                scores[0]
+                if len(scores) == 1
+                else torch.stack([lane.share * s for lane, s in zip(lanes, scores, strict=True)]).sum(0)
+            )
         if self.sliding.average == "logits" and self.num_models == 1:
             result, background = means[0], BACKGROUND_LOGIT
         else:

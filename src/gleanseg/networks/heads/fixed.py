@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,6 +50,18 @@ class FixedHead(Head):
         """See ``Head``."""
         weight, bias = self.classifier.weight, self.classifier.bias
         assert bias is not None, "the head has a bias"
-        if rois is not None:
-            weight, bias = weight[rois], bias[rois]
-        return functional.conv3d(features[0], weight, bias)
+        if rois is None:
+            return functional.conv3d(features[0], weight, bias)
+        weight, bias = weight[rois], bias[rois]
+        if torch.is_grad_enabled() or not features[0].is_contiguous():
+            return functional.conv3d(features[0], weight, bias)
+        return _of_few(features[0], weight, bias)
+
+
+def _of_few(
+    maps_BCZYX: Float[Tensor, "B C Z Y X"], weight_RC111: Float[Tensor, "R C 1 1 1"], bias_R: Float[Tensor, " R"]
+) -> Float[Tensor, "B R Z Y X"]:
+    """The convolution as a matrix product, on processors several times as fast for a few ROIs of many voxels."""
+    (B, C, *size_ZYX), R = maps_BCZYX.shape, len(bias_R)
+    weight_BRC = weight_RC111.view(1, R, C).expand(B, R, C)
+    return torch.baddbmm(bias_R[:, None], weight_BRC, maps_BCZYX.view(B, C, -1)).view(B, R, *size_ZYX)
