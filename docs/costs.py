@@ -45,10 +45,10 @@ def _volumes(result: dict[str, Any]) -> list[list[str]]:
     return [
         [
             f"{result['image']}, {'x'.join(map(str, result['shape_zyx'][::-1]))}, {s['rois']} ROIs",
-            f"{ours[s['rois']]:.1f} s",
+            _brief(ours[s["rois"]]),
             s["side"],
             *(
-                [f"{s['median_s']:.1f} s", f"{s['median_s'] / ours[s['rois']]:.1f} x"]
+                [_brief(s["median_s"]), f"{s['median_s'] / ours[s['rois']]:.1f} x"]
                 if s["ended"]
                 else ["out of memory", ""]
             ),
@@ -119,6 +119,10 @@ _GLANCES = {
     "augmentation": _patches,
     "bookkeeping": _help,
 }
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _times(found: dict[str, float]) -> str:
