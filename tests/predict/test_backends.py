@@ -67,10 +67,12 @@ def test_maps_are_handed_over_in_the_precision_of_the_network(few: int, monkeypa
     monkeypatch.setattr(openvino, "FEW_ROIS", few)
     net, x = small("unet3d").eval().requires_grad_(False), image("unet3d", batch=2)
     (found,) = OpenVinoNetwork(net, Form(2, patch("unet3d"), bf16=True)).features(x)
-    expected = net(x) if few else net.features(x)[0]
-    assert found.dtype == torch.bfloat16
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
+    exact = net(x) if few else net.features(x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        usual = net(x) if few else net.features(x)[0]
+    assert found.dtype == usual.dtype == torch.bfloat16
+    assert found.shape == exact.shape
+    assert float((found - exact).norm()) < 1.5 * float((usual - exact).norm()), "no less exact than PyTorch in bf16"
 
 
 @needs_openvino
