@@ -284,15 +284,7 @@ class Slider:
     @torch.no_grad()
     def _score(self, rois: slice, covered_ZYX: Tensor, start: int, stop: int) -> Float32[Tensor, "R Z Y X"]:
         """Scores of finished rows, averaged over passes and networks."""
-        means = []
-        for m in range(self.num_models):
-            lanes = [lane for lane in self.lanes if lane.member == m]
-            scores = [self._lane_score(lane, rois, start, stop) for lane in lanes]
-            means.append(
-                scores[0]
-                if len(scores) == 1
-                else torch.stack([lane.share * s for lane, s in zip(lanes, scores, strict=True)]).sum(0)
-            )
+        means = [self._member_score(m, rois, start, stop) for m in range(self.num_models)]
         if self.sliding.average == "logits" and self.num_models == 1:
             result, background = means[0], BACKGROUND_LOGIT
         else:
@@ -300,6 +292,12 @@ class Slider:
                 means = [mean.sigmoid() for mean in means]
             result, background = torch.stack(means).mean(0) - 0.5, -0.5
         return result if covered_ZYX.all() else result.masked_fill(~covered_ZYX, background)
+
+    def _member_score(self, member: int, rois: slice, start: int, stop: int) -> Tensor:
+        lanes = [lane for lane in self.lanes if lane.member == member]
+        if len(lanes) == 1:  # nearly always, and then its share is 1: no pass over all scores for that
+            return self._lane_score(lanes[0], rois, start, stop)
+        return torch.stack([lane.share * self._lane_score(lane, rois, start, stop) for lane in lanes]).sum(0)
 
     def _lane_score(self, lane: _Lane, rois: slice, start: int, stop: int) -> Tensor:
         weight_ZYX = self.weights.view(start, stop)[0]
