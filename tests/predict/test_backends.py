@@ -1,6 +1,8 @@
 """Compiled networks give what PyTorch gives, and are taken where they pay."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import jaxtyping
@@ -86,6 +88,27 @@ def test_dynamic_heads_and_text_are_compiled_along(few: int, monkeypatch: pytest
     attach_head(net, config, rois=("liver", "spleen", "stomach"), table_Kd=torch.eye(3))
     assert not net.linear_head
     assert_same(net)
+
+
+@needs_openvino
+def test_signals_reach_python_after_compiled_networks_are_freed() -> None:
+    done = subprocess.run([sys.executable, "-c", TWO_FREED_IN_ORDER], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+
+
+TWO_FREED_IN_ORDER = """
+import os, signal
+from gleanseg.networks.classifiers import build
+from gleanseg.parts.presence import RoiAware
+from gleanseg.predict.openvino import Form, OpenVinoPresence
+
+roi_aware = RoiAware(build("resnet18", {"width": 4}, in_channels=1, num_outputs=1), [[0]])
+first, second = (OpenVinoPresence(roi_aware, Form(1, (16, 16, 32), bf16=False)) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("stopped"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
 
 
 @needs_openvino

@@ -6,6 +6,7 @@ alone is, and heads score blended maps in PyTorch.
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -120,7 +121,6 @@ class _Outputs(nn.Module):
 
 def _compile(module: nn.Module, shape: Sequence[int], *, bf16: bool) -> Any:
     # The front end alone, as torch.compile's backend uses it: openvino.convert_model would send usage statistics.
-    import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -138,7 +138,20 @@ def _compile(module: nn.Module, shape: Sequence[int], *, bf16: bool) -> Any:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return _core().compile_model(model, "CPU", settings)
+
+
+@cache
+def _core() -> Any:
+    """The only one of this process, which is never freed.
+
+    Each gives its thread a stack for signal handlers, large enough for all registers, and puts the former one back when
+    it is freed. Freed in the order in which they were made, two of them leave the thread with a stack that is gone, and
+    the next Ctrl-C or SIGTERM kills the process instead of reaching Python.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _with_bf16_maps(model: Any) -> Any:

@@ -114,7 +114,7 @@ class ResNet18(Classifier):
         sides, least = x_BCZYX.shape[2:], self.stride
         if min(sides) >= least and max(sides) > least:
             return
-        found = "x".join(str(side) for side in reversed(sides))
+        found = "x".join(str(int(side)) for side in reversed(sides))
         raise UserError(
             f"patch {found} (x, y, z): ResNet18 needs sides of at least {least} voxels, one of them longer, as its "
             f"last map is {least} times coarser and one voxel has no variance; use a larger patch"
