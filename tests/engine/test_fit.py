@@ -107,6 +107,33 @@ def test_sigterm_writes_a_checkpoint_and_resuming_is_bit_exact(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_no_run_stops_without_the_checkpoint_that_it_speaks_of(
+    recipe: Recipe, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gleanseg.engine import fit as module
+
+    class Late(module.StopRequest):
+        """SIGTERM comes just after somebody looked whether it had."""
+
+        looked = False
+
+        @property
+        def received(self) -> str | None:
+            self.looked, before = True, self.looked
+            return "SIGTERM" if before else None
+
+        @received.setter
+        def received(self, value: str | None) -> None: ...
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "StopRequest", Late)
+        with pytest.raises(Interrupted):
+            fit(recipe, out=tmp_path / "run")
+    last = read_lines(tmp_path / "run" / "log.jsonl")[-1]["step"]
+    assert load(Run.open(tmp_path / "run").checkpoint("last"))[1]["step"] == last
+    assert_same_run(fit(recipe, out=tmp_path / "run", resume=True), straight)
+
+
 def test_sigterm_during_validation_does_not_wait_for_its_end(
     recipe: Recipe, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,11 @@
-"""The command line, with a second rank that is killed or asked to stop, as the first word says; for torchrun."""
+"""The command line, with a second rank that something happens to, as the first word says; for torchrun."""
 
 import os
 import signal
 import sys
 
 from gleanseg.cli.main import main
+from gleanseg.engine.fit import Session
 from gleanseg.engine.judge import Judge
 from gleanseg.engine.loop import Trainer
 
@@ -33,6 +34,23 @@ def asked() -> None:
     Judge.validate = interrupted
 
 
+def slow() -> None:
+    """The second rank's clock never finds a checkpoint overdue, the first's always; SIGTERM comes at a checkpoint."""
+    step, session = Trainer.train_step, Session.__init__
+
+    def begun(self: Session, *what: object, **options: object) -> None:
+        session(self, *what, **options)
+        self._saved += 1e6 if self.fabric.global_rank == 1 else -1e6
+
+    def asked_at_2(self: Trainer, *what: object) -> object:
+        done = step(self, *what)
+        if self.fabric.global_rank == 1 and self.done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done
+
+    Session.__init__, Trainer.train_step = begun, asked_at_2
+
+
 if __name__ == "__main__":
-    {"killed": killed, "asked": asked}[sys.argv.pop(1)]()
+    {"killed": killed, "asked": asked, "slow": slow}[sys.argv.pop(1)]()
     sys.exit(main())

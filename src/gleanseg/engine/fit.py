@@ -80,9 +80,9 @@ def fit(recipe: Recipe, *, out: Path, resume: bool = False, listener: Listener |
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with ExitStack() as held:
+        stop = held.enter_context(StopRequest())
         if fabric.is_global_zero:
             _hold(Path(out), held)
-        stop = held.enter_context(StopRequest())
         held.enter_context(failures_named(out, ranks=fabric.world_size))
         session = Session(setup, fabric, Path(out), resume=resume, listener=listener, stop=stop)
         session.foresee()
@@ -232,10 +232,11 @@ class Session:
             if self._validation_due(step.step, stage):
                 self._validate(trainer, stage)
             overdue = time.perf_counter() - self._saved > 60 * train.checkpoint_minutes
-            if last or step.step % train.checkpoint_every == 0 or overdue or self._asked_to_stop():
+            asked, overdue = self._any_rank(self.stop.received is not None, overdue)
+            if last or step.step % train.checkpoint_every == 0 or overdue or asked:
                 self._save(trainer, stage)
-            if not last:
-                self._stop_if_asked()
+            if asked and not last:
+                self._stop()
         self.checkpoints.prune(stage.name, keep=1)
 
     def _timed(self, steps: Iterator[Step], stage: StageConfig) -> Iterator[Step]:
@@ -273,29 +274,27 @@ class Session:
 
         One rank stops between windows, ``alone``; several, which must agree, between cases.
         """
-        if alone == (self.fabric.world_size == 1) and self._asked_to_stop():
+        if alone == (self.fabric.world_size == 1) and self._any_rank(self.stop.received is not None)[0]:
             self._save(trainer, stage)
-            self._stop_if_asked()
+            self._stop()
 
-    def _asked_to_stop(self) -> bool:
-        asked = self.stop.received is not None
-        if self.fabric.world_size > 1:
-            flag = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
-            assert isinstance(flag, torch.Tensor)
-            asked = bool(flag.item() > 0)
-            if asked and self.stop.received is None:
-                self.stop.received = "SIGTERM"
-        return asked
+    def _any_rank(self, *wishes: bool) -> list[bool]:
+        """Whether any rank wishes so, each wish: ranks differ in signals and clocks, but must not in what they do."""
+        if self.fabric.world_size == 1:
+            return list(wishes)
+        counts = self.fabric.all_reduce(torch.tensor(wishes, device=self.fabric.device).float(), reduce_op="sum")
+        assert isinstance(counts, torch.Tensor)
+        return (counts > 0).tolist()
 
-    def _stop_if_asked(self) -> None:
-        if self.stop.received is None:
-            return
+    def _stop(self) -> None:
+        """End after a checkpoint, on all ranks."""
         self.log.close()
         if self.fabric.is_global_zero:
             self.run.update(status="interrupted", elapsed_s=round(self._clock(), 1))
             if self.setup.recipe.train.requeue:
                 self._note(requeue())
-        raise Interrupted(f"{self.run.path}: stopped by {self.stop.received}; a checkpoint is written, use --resume")
+        by = self.stop.received or "SIGTERM"  # another rank's
+        raise Interrupted(f"{self.run.path}: stopped by {by}; a checkpoint is written, use --resume")
 
     def _save(self, trainer: Trainer, stage: StageConfig) -> None:
         self.checkpoints.save(
