@@ -37,6 +37,7 @@ from gleanseg.evaluate.scores import score_case
 Mask = NDArray[np.bool_]
 TOLERANCE_MM = 2.0
 METRICS = ("dice", "jaccard", "hd95", "asd", "nsd")
+POOLED = Protocol.load("default").model_copy(update={"metrics": METRICS, "nsd_tolerance": TOLERANCE_MM})
 EQUAL = {  # where definitions are the same
     "medpy": ("dice", "jaccard", "hd95", "asd"),
     "monai": ("dice", "jaccard", "hd95_larger", "asd", "nsd"),
@@ -109,15 +110,12 @@ def erring(mask: Mask) -> Mask:
 
 def ours(case: Case) -> Scores:
     """One protocol, and HD95 by the other definition under a name of its own."""
-    default = Protocol.load("default")
-    pooled = default.model_copy(update={"metrics": METRICS, "nsd_tolerance": TOLERANCE_MM})
-    return _score(case, pooled)
+    return _score(case, POOLED)
 
 
 def ours_larger(case: Case) -> Scores:
     """HD95 as the larger of both directions."""
-    changes = {"metrics": ("hd95",), "percentile_of": "larger"}
-    found = _score(case, Protocol.load("default").model_copy(update=changes))
+    found = _score(case, POOLED.model_copy(update={"metrics": ("hd95",), "percentile_of": "larger"}))
     return {roi: {"hd95_larger": values["hd95"]} for roi, values in found.items()}
 
 

@@ -34,3 +34,11 @@ def test_no_layer_is_all_empty_and_shapes_must_agree() -> None:
     layer = Layer(np.zeros((2, 2, 3), dtype=np.uint8), np.zeros((1, 1), dtype=bool))
     with pytest.raises(ValueError, match="a layer has shape"):
         Labels([layer], rois=["liver"], shape_ZYX=(2, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_boxes_of_one_mask(dtype: type[np.unsignedinteger]) -> None:
+    mask = np.zeros((4, 5, 6), dtype=dtype)
+    mask[1:3, 2, 4:6] = 1
+    labels = Labels([Layer(mask, np.array([[False], [True]]))], rois=["liver"], shape_ZYX=(4, 5, 6))
+    assert labels.box("liver") == (slice(1, 3), slice(2, 3), slice(4, 6))

@@ -42,12 +42,15 @@ def test_equals_all_pairs(masks: tuple[Mask, Mask], spacing: tuple[float, float,
         np.testing.assert_allclose(np.sort(mine), np.sort(wanted), rtol=1e-12)
 
 
-@pytest.mark.parametrize("voxels_per_point", [0, 10**9], ids=["tree", "field"])
+@pytest.mark.parametrize(
+    ("very_few", "voxels_per_point"), [(10**6, 0), (0, 0), (0, 10**9)], ids=["pairs", "tree", "field"]
+)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_far_surfaces(
-    spacing: tuple[float, float, float], voxels_per_point: int, monkeypatch: pytest.MonkeyPatch
+    spacing: tuple[float, float, float], very_few: int, voxels_per_point: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the neighboring rows, a k-d tree or a distance transform gives the same distances."""
+    """Beyond the neighboring rows, all pairs, a k-d tree or a distance transform give the same distances."""
+    monkeypatch.setattr(surface, "_VERY_FEW", very_few)
     monkeypatch.setattr(surface, "_VOXELS_PER_FAR_POINT", voxels_per_point)
     monkeypatch.setattr(surface, "_FEW", 0)
     a, b = np.zeros((2, 50, 50, 50), dtype=bool)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gleanseg.evaluate.surface import Box, join_boxes
+from gleanseg.evaluate.surface import Box, bounding_box, join_boxes
 
 
 class Layer(NamedTuple):
@@ -39,8 +39,12 @@ class Labels:
             if layer.codes_ZYX.shape != shape_ZYX:
                 raise ValueError(f"a layer has shape {layer.codes_ZYX.shape}, the image {shape_ZYX}")
         self.layers, self.rois, self.shape_ZYX = tuple(layers), tuple(rois), shape_ZYX
-        self._column = {roi: r for r, roi in enumerate(rois)}
-        self._boxes = [_boxes_of_values(layer) for layer in layers]
+        self._parts: dict[str, list[_Part]] = {roi: [] for roi in rois}
+        for layer in layers:
+            boxes = _boxes_of_values(layer)
+            for r in np.flatnonzero(layer.table_VR.any(axis=0)).tolist():
+                values = np.flatnonzero(layer.table_VR[:, r])
+                self._parts[rois[r]].append(_Part(layer, r, values, join_boxes(*(boxes[v] for v in values))))
 
     @classmethod
     def from_masks(cls, masks: dict[str, NDArray[np.bool_]]) -> "Labels":
@@ -51,35 +55,43 @@ class Labels:
         return cls(layers, rois=rois, shape_ZYX=(shape[0], shape[1], shape[2]))
 
     def __contains__(self, roi: str) -> bool:
-        return roi in self._column
+        return roi in self._parts
 
     def box(self, roi: str) -> Box | None:
         """Bounding box of an ROI over all layers; None when it has no voxel or is not among the ROIs."""
-        if roi not in self._column:
-            return None
-        r = self._column[roi]
-        found: list[Box | None] = []
-        for layer, boxes in zip(self.layers, self._boxes, strict=True):
-            found += [boxes[v] for v in np.flatnonzero(layer.table_VR[:, r])]
-        return join_boxes(*found)
+        return join_boxes(*(part.box for part in self._parts.get(roi, ())))
 
     def mask(self, roi: str, box: Box) -> NDArray[np.bool_]:
         """The ROI's voxels inside ``box``; all False when it is not among the ROIs."""
-        mask = np.zeros(tuple(s.stop - s.start for s in box), dtype=np.bool_)
-        if roi not in self._column:
-            return mask
-        r = self._column[roi]
-        for layer in self.layers:
-            values = np.flatnonzero(layer.table_VR[:, r])
-            if values.size == 1:
-                mask |= layer.codes_ZYX[box] == values[0]
-            elif values.size > 1:
-                mask |= layer.table_VR[:, r][layer.codes_ZYX[box]]
-        return mask
+        masks = [part.mask(box) for part in self._parts.get(roi, ())]
+        if not masks:
+            return np.zeros(tuple(s.stop - s.start for s in box), dtype=np.bool_)
+        return masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
+
+
+class _Part(NamedTuple):
+    """What one layer holds of an ROI."""
+
+    layer: Layer
+    column: int
+    values: NDArray[np.intp]
+    box: Box | None
+
+    def mask(self, box: Box) -> NDArray[np.bool_]:
+        codes_ZYX = self.layer.codes_ZYX[box]
+        inside: NDArray[np.bool_]
+        if self.values.size == 1:
+            inside = codes_ZYX == self.values[0]
+        else:
+            inside = self.layer.table_VR[:, self.column][codes_ZYX]
+        return inside
 
 
 def _boxes_of_values(layer: Layer) -> list[Box | None]:
     """Bounding box of each value of a label map, in one pass; None for value 0 and for values without a voxel."""
+    if len(layer.table_VR) == len((0, 1)) and not layer.table_VR[0].any():
+        ones = layer.codes_ZYX.view(np.bool_) if layer.codes_ZYX.itemsize == 1 else layer.codes_ZYX != 0
+        return [None, bounding_box(ones)]
     boxes: list[Any] = ndimage.find_objects(layer.codes_ZYX, max_label=max(1, len(layer.table_VR) - 1))
     return [_full(layer.codes_ZYX) if layer.table_VR[0].any() else None, *boxes][: len(layer.table_VR)]
 

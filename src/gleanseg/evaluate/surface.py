@@ -3,8 +3,8 @@
 A surface voxel is a voxel of the mask with a face neighbor outside (the image's border is outside), as medpy and MONAI
 define it. Both masks are cropped to their common bounding box. Distances are exact: the row distance (along the axis
 with the smallest voxels) is known for every voxel, so the nearest surface voxel is the best of a few neighboring rows,
-taken nearest first until none can be closer. Voxels that are far from the other surface are left to a k-d tree, or to a
-distance transform of the box (squares in float32, so 7 digits) when they are many.
+taken nearest first until none can be closer. A few voxels that are far from the other surface are compared with all of
+it; more are left to a k-d tree, many to a distance transform of the box (squares in float32, so 7 digits).
 
 Axes: arrays are Z Y X; N counts surface voxels, K neighboring rows.
 """
@@ -17,6 +17,7 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
 
 Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
@@ -25,6 +26,8 @@ _NOT_NEAR = 128  # row distance of rows without a near surface voxel
 _NUM_ROWS = 150  # neighboring rows that are tried before a voxel counts as far
 _GROUPS = (1, 8, 24, 56, 104)  # rows tried before voxels whose answer is certain are put aside
 _MAX_CANDIDATES = 1 << 18  # voxels x rows handled at once, so that they stay in the cache
+_VERY_FEW = 64  # far points that are compared with all of a surface sooner than a k-d tree of it is made
+_MAX_PAIRS = 1 << 22  # of these points and a surface, so that their distances take 32 MiB
 _FEW = 10_000  # far points that the k-d tree answers in a tenth of a second
 _VOXELS_PER_FAR_POINT = 250  # one far query of the k-d tree costs as much as this many voxels of a distance transform
 
@@ -229,7 +232,11 @@ def _far(
     if points_N.size > _FEW and points_N.size * _VOXELS_PER_FAR_POINT > surface.size:
         squared = edt.edtsq(np.logical_not(surface), anisotropy=spacing_ZYX, parallel=1).ravel()[points_N]
         return np.sqrt(np.asarray(squared, dtype=np.float64))
-    spacing = np.asarray(spacing_ZYX)
-    tree = KDTree(np.stack(np.unravel_index(surface_points, surface.shape), axis=-1) * spacing, balanced_tree=False)
-    distance_N, _ = tree.query(np.stack(np.unravel_index(points_N, surface.shape), axis=-1) * spacing)
+    far, near = (
+        np.array(np.unravel_index(some, surface.shape), dtype=np.float64).T * np.asarray(spacing_ZYX)
+        for some in (points_N, surface_points)
+    )
+    if len(far) <= _VERY_FEW and len(far) * len(near) <= _MAX_PAIRS:
+        return np.asarray(cdist(far, near).min(axis=1), dtype=np.float64)
+    distance_N, _ = KDTree(near, balanced_tree=False).query(far)
     return np.asarray(distance_N, dtype=np.float64)
