@@ -27,7 +27,7 @@ SAME = [
     "train.accelerator=cpu",
 ]
 COMMAND_LINE = ["-m", "gleanseg.cli.main"]
-DYING = [str(Path(__file__).parents[1] / "support" / "dying_rank.py")]
+TROUBLED = [str(Path(__file__).parents[1] / "support" / "troubled_rank.py")]
 
 
 class Stopper:
@@ -99,7 +99,7 @@ def test_two_go_on_where_one_stopped(recipe: Recipe, one: Run, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_with_its_cause_and_one_goes_on(recipe: Recipe, one: Run, tmp_path: Path) -> None:
     start = time.monotonic()
-    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "killed"])
+    ended = train_on_two(recipe, tmp_path / "run", program=[*TROUBLED, "killed"])
     assert time.monotonic() - start < 120, "nobody waits for the dead"
     assert ended.returncode != 0
     assert "lost touch with another rank" in ended.stderr, ended.stderr
@@ -111,7 +111,7 @@ def test_a_rank_that_dies_ends_the_run_with_its_cause_and_one_goes_on(recipe: Re
 
 @pytest.mark.slow
 def test_two_ranks_agree_to_stop_within_a_validation(recipe: Recipe, one: Run, tmp_path: Path) -> None:
-    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "asked"])
+    ended = train_on_two(recipe, tmp_path / "run", program=[*TROUBLED, "asked"])
     assert ended.stderr.count("stopped by SIGTERM; a checkpoint is written, use --resume") == 2
     run = Run.open(tmp_path / "run")
     assert run.info["status"] == "interrupted"
@@ -122,7 +122,7 @@ def test_two_ranks_agree_to_stop_within_a_validation(recipe: Recipe, one: Run, t
 
 @pytest.mark.slow
 def test_ranks_agree_whatever_their_clocks_and_signals_say(recipe: Recipe, one: Run, tmp_path: Path) -> None:
-    ended = train_on_two(recipe, tmp_path / "run", program=[*DYING, "slow"])
+    ended = train_on_two(recipe, tmp_path / "run", program=[*TROUBLED, "slow"])
     assert ended.stderr.count("stopped by SIGTERM; a checkpoint is written, use --resume") == 2, ended.stderr
     assert Run.open(tmp_path / "run").checkpoints()[-1].name == "main-00000002.safetensors"
     assert_equal_up_to_rounding(fit(recipe, out=tmp_path / "run", resume=True), one)

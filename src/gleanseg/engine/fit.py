@@ -279,7 +279,7 @@ class Session:
             self._stop()
 
     def _any_rank(self, *wishes: bool) -> list[bool]:
-        """Whether any rank wishes so, each wish: ranks differ in signals and clocks, but must not in what they do."""
+        """For each wish, whether any rank has it: signals and clocks differ between ranks, what is done must not."""
         if self.fabric.world_size == 1:
             return list(wishes)
         counts = self.fabric.all_reduce(torch.tensor(wishes, device=self.fabric.device).float(), reduce_op="sum")

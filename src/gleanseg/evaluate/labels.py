@@ -42,9 +42,11 @@ class Labels:
         self._parts: dict[str, list[_Part]] = {roi: [] for roi in rois}
         for layer in layers:
             boxes = _boxes_of_values(layer)
-            for r in np.flatnonzero(layer.table_VR.any(axis=0)).tolist():
-                values = np.flatnonzero(layer.table_VR[:, r])
-                self._parts[rois[r]].append(_Part(layer, r, values, join_boxes(*(boxes[v] for v in values))))
+            for roi, inside_V in zip(rois, layer.table_VR.T, strict=True):
+                values = np.flatnonzero(inside_V)
+                if values.size:
+                    box = join_boxes(*(boxes[v] for v in values))
+                    self._parts[roi].append(_Part(layer.codes_ZYX, inside_V, values, box))
 
     @classmethod
     def from_masks(cls, masks: dict[str, NDArray[np.bool_]]) -> "Labels":
@@ -70,28 +72,33 @@ class Labels:
 
 
 class _Part(NamedTuple):
-    """What one layer holds of an ROI."""
+    """What one layer holds of an ROI.
 
-    layer: Layer
-    column: int
+    Attributes:
+        codes_ZYX: the layer's.
+        inside_V: whether value v belongs to the ROI.
+        values: those that do, at least one.
+        box: holds all their voxels; None when there is none.
+    """
+
+    codes_ZYX: NDArray[np.uint8] | NDArray[np.uint16]
+    inside_V: NDArray[np.bool_]
     values: NDArray[np.intp]
     box: Box | None
 
     def mask(self, box: Box) -> NDArray[np.bool_]:
-        codes_ZYX = self.layer.codes_ZYX[box]
-        inside: NDArray[np.bool_]
-        if self.values.size == 1:
-            inside = codes_ZYX == self.values[0]
-        else:
-            inside = self.layer.table_VR[:, self.column][codes_ZYX]
+        """The ROI's voxels inside ``box``."""
+        codes_ZYX = self.codes_ZYX[box]
+        inside: NDArray[np.bool_] = codes_ZYX == self.values[0] if self.values.size == 1 else self.inside_V[codes_ZYX]
         return inside
 
 
 def _boxes_of_values(layer: Layer) -> list[Box | None]:
     """Bounding box of each value of a label map, in one pass; None for value 0 and for values without a voxel."""
-    if len(layer.table_VR) == len((0, 1)) and not layer.table_VR[0].any():
-        ones = layer.codes_ZYX.view(np.bool_) if layer.codes_ZYX.itemsize == 1 else layer.codes_ZYX != 0
-        return [None, bounding_box(ones)]
+    background, *others = layer.table_VR
+    if len(others) == 1 and not background.any():  # a mask, whose box is found sooner
+        mask = layer.codes_ZYX.view(np.bool_) if layer.codes_ZYX.itemsize == 1 else layer.codes_ZYX != 0
+        return [None, bounding_box(mask)]
     boxes: list[Any] = ndimage.find_objects(layer.codes_ZYX, max_label=max(1, len(layer.table_VR) - 1))
     return [_full(layer.codes_ZYX) if layer.table_VR[0].any() else None, *boxes][: len(layer.table_VR)]
 
